@@ -1,0 +1,28 @@
+// Operator schemas and their registration. The CPU library defines them; the CUDA library,
+// loaded after it, only adds its kernels. Autograd, fake kernels and autocast are registered
+// from Python (segdcn/ops), which needs no C++ and so no second ABI.
+#include <torch/csrc/stable/library.h>
+
+#include "deform_conv_ops.h"
+
+#if !defined(SEGDCN_CUDA)
+STABLE_TORCH_LIBRARY(segdcn, library) {
+  // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type: float32,
+  // float64 for float64 input. `channels_last` is the layout of the results.
+  library.def(
+      "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
+      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last) -> Tensor");
+  library.def(
+      "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
+      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
+      "bool need_input, bool need_weight, bool need_offset) -> (Tensor, Tensor, Tensor, Tensor)");
+}
+#define SEGDCN_KEY CPU
+#else
+#define SEGDCN_KEY CUDA
+#endif
+
+STABLE_TORCH_LIBRARY_IMPL(segdcn, SEGDCN_KEY, library) {
+  library.impl("deform_conv2d", TORCH_BOX(&segdcn::deform_conv2d));
+  library.impl("deform_conv2d_backward", TORCH_BOX(&segdcn::deform_conv2d_backward));
+}

@@ -1,0 +1,89 @@
+// Where a tap reads, and with which weights: the only copy of the bilinear arithmetic.
+//
+// The feature map is read as if it were surrounded by zeros: a corner outside the map
+// contributes nothing, so a read fades out over the last pixel and is exactly 0 from -1
+// and from H (W) outwards. NaN and infinite positions count as outside.
+//
+//   value      = sum_i weight[i] * x[corner i]
+//   d value/dy = (1-lx) * (x[2]-x[0]) + lx * (x[3]-x[1])
+//   d value/dx = (1-ly) * (x[1]-x[0]) + ly * (x[3]-x[2])
+//
+// with corners 0 1 / 2 3 = top-left, top-right / bottom-left, bottom-right and
+// (ly, lx) the fractional part of the position. At whole pixels the slope is the
+// right-hand one, as in torchvision.
+//
+// Host and device code; no dependency but <cmath>, so that the same lines are compiled by
+// g++, clang and nvcc and are tested once, on the CPU.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define SEGDCN_HD __host__ __device__ __forceinline__
+#else
+#define SEGDCN_HD inline __attribute__((always_inline))
+#endif
+
+namespace segdcn {
+
+// The reading position of tap index `tap` (row or column) at output index `out`.
+SEGDCN_HD int64_t grid_position(int64_t out, int64_t tap, int64_t stride, int64_t padding,
+                                int64_t dilation) {
+  return out * stride - padding + tap * dilation;
+}
+
+// `real` is the accumulation type: float, or double for float64 tensors.
+template <typename real>
+struct BilinearRead {
+  int32_t pixel[4];  // row * width + col of each corner; -1 where it lies outside the map
+  real weight[4];    // 0 where the corner lies outside
+  real ly, lx;       // fractional part of the position
+};
+
+template <typename real>
+SEGDCN_HD BilinearRead<real> bilinear_read(real y, real x, int32_t height, int32_t width) {
+  // Written so that NaN fails it. -1 itself is let through: its value is 0 but its
+  // one-sided slope is not (torchvision agrees, mmcv gives 0 there).
+  const bool inside = y >= real(-1) && y < real(height) && x >= real(-1) && x < real(width);
+  y = inside ? y : real(0);
+  x = inside ? x : real(0);
+  const real top = std::floor(y), left = std::floor(x);
+  const int32_t row = static_cast<int32_t>(top), col = static_cast<int32_t>(left);
+  const real ly = y - top, lx = x - left;
+  const real hy = real(1) - ly, hx = real(1) - lx;
+
+  const bool top_in = inside && row >= 0, bottom_in = inside && row + 1 < height;
+  const bool left_in = col >= 0, right_in = col + 1 < width;
+  const int32_t corner = row * width + col;
+
+  BilinearRead<real> read;
+  read.pixel[0] = top_in && left_in ? corner : -1;
+  read.pixel[1] = top_in && right_in ? corner + 1 : -1;
+  read.pixel[2] = bottom_in && left_in ? corner + width : -1;
+  read.pixel[3] = bottom_in && right_in ? corner + width + 1 : -1;
+  read.weight[0] = read.pixel[0] >= 0 ? hy * hx : real(0);
+  read.weight[1] = read.pixel[1] >= 0 ? hy * lx : real(0);
+  read.weight[2] = read.pixel[2] >= 0 ? ly * hx : real(0);
+  read.weight[3] = read.pixel[3] >= 0 ? ly * lx : real(0);
+  read.ly = ly;
+  read.lx = lx;
+  return read;
+}
+
+// The derivatives of one read, from dot[i] = sum over channels of grad_column * x[corner i].
+template <typename real>
+struct ReadGradient {
+  real dy, dx;  // with respect to the position, before the mask is applied
+  real value;   // with respect to the mask
+};
+
+template <typename real>
+SEGDCN_HD ReadGradient<real> read_gradient(const real weight[4], real ly, real lx, const real dot[4]) {
+  const real hy = real(1) - ly, hx = real(1) - lx;
+  return {hx * (dot[2] - dot[0]) + lx * (dot[3] - dot[1]),
+          hy * (dot[1] - dot[0]) + ly * (dot[3] - dot[2]),
+          weight[0] * dot[0] + weight[1] * dot[1] + weight[2] * dot[2] + weight[3] * dot[3]};
+}
+
+}  // namespace segdcn

@@ -1,0 +1,22 @@
+"""What a user caused, told apart from what went wrong in here.
+
+The command line turns a `UserError` into one line and any other exception into a
+traceback file, so raise these only where the cure lies with the user: the message says
+what came, what was expected and what to do.
+"""
+
+
+class UserError(Exception):
+    """Something the user gave or set cannot work; the message is one clear line."""
+
+
+class UserValueError(UserError, ValueError):
+    """A value does not fit: a size, a setting, a tensor's shape."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that should be there is not."""
+
+
+class InvalidDataError(UserError, ValueError):
+    """A file is there and holds something it should not."""

@@ -1,0 +1,195 @@
+"""Deformable convolution in two dimensions: arguments, documentation, checks.
+
+What torch has to know about the operator (gradients, shapes, autocast) is in
+`registration.py`, what it computes in `reference.py`, and how fast in cuda/.
+"""
+
+import torch
+from torch import Tensor
+
+from segdcn.ops import library, registration  # noqa: F401 (registers the operators)
+
+Pair = int | tuple[int, int] | list[int]
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Convolve, reading the input at positions moved by `offset`.
+
+    For output pixel p and kernel tap k the input is read, bilinearly, at
+
+        p * stride - padding + k * dilation + offset[k, p]
+
+    and multiplied by `mask[k, p]`. The input counts as surrounded by zeros: reads at -1, at
+    H (W) and beyond, and at NaN or infinite positions, give 0 and gradient 0. Zero offsets
+    and no mask give `F.conv2d`. Signature, offset order and border are torchvision's.
+
+    Positions, weights and sums are computed in float32 (float64 for float64), whatever the
+    input's dtype. Under autocast, input, weight and bias take the autocast dtype while
+    offset and mask stay float32. The result is the same in every run with the same number
+    of threads.
+
+    Args:
+        input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A
+            channels-last input gives a channels-last result and is not copied.
+        offset: Displacements in input pixels, (B, 2*G*K, Ho, Wo) for K = kh*kw taps,
+            (dy, dx) interleaved per tap. The number of offset groups G is read from this
+            shape: channels g*C/G to (g+1)*C/G of the input use offset group g. float32, or
+            the input's dtype.
+        weight: Kernel (O, C/groups, kh, kw) of the input's dtype; `groups` is read from it.
+        bias: Added to each output channel, (O,).
+        stride: Step between output pixels, in input pixels; int or (height, width).
+        padding: Zeros on each side, in input pixels; int or (height, width).
+        dilation: Distance of the taps, in input pixels; int or (height, width).
+        mask: Factor of each read, (B, G*K, Ho, Wo); None is 1 everywhere (DCNv1). float32,
+            or the input's dtype.
+
+    Returns:
+        The result (B, O, Ho, Wo) of the input's dtype.
+
+    Raises:
+        ValueError: A shape, dtype, device or setting does not fit. The message names the
+            argument, what it is and what it should be.
+        ImportError: The extension is not built; the message says how to build it.
+
+    Source: Dai et al. 2017, eq. 2; Zhu et al. 2018, eq. 1.
+    """
+    kernel_size = _check_shapes(input, offset, weight, bias, mask)
+    stride = _pair("stride", stride, minimum=1)
+    padding = _pair("padding", padding, minimum=0)
+    dilation = _pair("dilation", dilation, minimum=1)
+    _check_output_size(input, offset, kernel_size, stride, padding, dilation)
+    _check_dtypes(input, offset, weight, bias, mask)
+    library.require(input.device)
+
+    taps = kernel_size[0] * kernel_size[1]
+    exact = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return torch.ops.segdcn.deform_conv2d(
+        input,
+        weight,
+        offset.to(exact),
+        None if mask is None else mask.to(exact),
+        bias,
+        stride,
+        padding,
+        dilation,
+        input.shape[1] // weight.shape[1],
+        offset.shape[1] // (2 * taps),
+        input.stride(1) == 1 and not input.is_contiguous(),
+    )
+
+
+def _pair(name: str, value: Pair, minimum: int) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
+        raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
+    return pair
+
+
+def _check_shapes(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> tuple[int, int]:
+    """Check what does not depend on stride, padding and dilation; return (kh, kw)."""
+    tensors = {"input": input, "offset": offset, "weight": weight}
+    if mask is not None:
+        tensors["mask"] = mask
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is a {type(tensor).__name__}, but must be a tensor")
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have 4 dimensions")
+        if tensor.device != input.device:
+            raise ValueError(f"{name} is on {tensor.device}, but input is on {input.device}; move them together")
+    channels, out_channels = input.shape[1], weight.shape[0]
+    kh, kw = weight.shape[2], weight.shape[3]
+    taps = kh * kw
+    if min(channels, input.shape[2], input.shape[3]) < 1:
+        raise ValueError(f"input has shape {tuple(input.shape)}; only the batch may be empty")
+    if min(out_channels, weight.shape[1], taps) < 1:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; no dimension may be empty")
+    if channels % weight.shape[1] != 0:
+        raise ValueError(
+            f"input has {channels} channels and weight {weight.shape[1]} per group; the first must be a "
+            "multiple of the second"
+        )
+    groups = channels // weight.shape[1]
+    if out_channels % groups != 0:
+        raise ValueError(
+            f"weight has {out_channels} output channels, but with {groups} groups it must be a multiple of {groups}"
+        )
+    if offset.shape[1] == 0 or offset.shape[1] % (2 * taps) != 0:
+        raise ValueError(
+            f"offset has {offset.shape[1]} channels, but a {kh}x{kw} kernel needs a multiple of "
+            f"{2 * taps}: one (dy, dx) pair per tap and offset group"
+        )
+    offset_groups = offset.shape[1] // (2 * taps)
+    if channels % offset_groups != 0:
+        raise ValueError(
+            f"offset has {offset.shape[1]} channels, which makes {offset_groups} offset groups, but the input's "
+            f"{channels} channels cannot be divided into {offset_groups} equal groups"
+        )
+    if mask is not None and mask.shape[1] != offset_groups * taps:
+        raise ValueError(
+            f"mask has {mask.shape[1]} channels, but {offset_groups} offset groups of a {kh}x{kw} kernel "
+            f"need {offset_groups * taps}: one per tap and offset group"
+        )
+    if mask is not None and mask.shape[:1] + mask.shape[2:] != offset.shape[:1] + offset.shape[2:]:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, but offset {tuple(offset.shape)}; batch, height and width must agree"
+        )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}, but must be ({out_channels},): one per output channel")
+    return kh, kw
+
+
+def _check_output_size(
+    input: Tensor,
+    offset: Tensor,
+    kernel_size: tuple[int, int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> None:
+    """Check that offset has the batch and the size of the result."""
+    size = []
+    for i in (0, 1):
+        span = dilation[i] * (kernel_size[i] - 1) + 1
+        length = input.shape[2 + i] + 2 * padding[i]
+        if length < span:
+            raise ValueError(
+                f"the kernel spans {span} pixels in {('height', 'width')[i]} (kernel {kernel_size[i]}, dilation "
+                f"{dilation[i]}), but the padded input has {length}"
+            )
+        size.append((length - span) // stride[i] + 1)
+    expected = (input.shape[0], size[0], size[1])
+    came = (offset.shape[0], offset.shape[2], offset.shape[3])
+    if came != expected:
+        raise ValueError(
+            f"offset has shape {tuple(offset.shape)}, but this convolution needs ({expected[0]}, "
+            f"{offset.shape[1]}, {expected[1]}, {expected[2]}): the batch of the input and the size of the result"
+        )
+
+
+def _check_dtypes(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> None:
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if input.dtype not in known:
+        raise ValueError(f"input has dtype {input.dtype}, but must be float16, bfloat16, float32 or float64")
+    if not torch.is_autocast_enabled(input.device.type):  # autocast makes them equal
+        for name, tensor in {"weight": weight, "bias": bias}.items():
+            if tensor is not None and tensor.dtype != input.dtype:
+                raise ValueError(f"{name} has dtype {tensor.dtype}, but input has {input.dtype}; convert one of them")
+    fields = (torch.float64,) if input.dtype == torch.float64 else known[:3]
+    for name, tensor in {"offset": offset, "mask": mask}.items():
+        if tensor is not None and tensor.dtype not in fields:
+            expected = "float64 like input" if input.dtype == torch.float64 else "float32 or a half-precision dtype"
+            raise ValueError(f"{name} has dtype {tensor.dtype}, but must be {expected}")

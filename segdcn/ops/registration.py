@@ -1,0 +1,131 @@
+"""What torch has to know about the operators: gradients, shapes without data, autocast.
+
+Registered from Python, so that the libraries need only the stable C++ interface.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
+
+from segdcn.ops import library
+
+# Keeps the registrations alive; deleting a Library takes its kernels back.
+_library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is None else None
+
+
+def _output_size(input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> list:
+    """Return [Ho, Wo]."""
+    return [
+        (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
+    ]
+
+
+def _empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
+    """Return (B, C, H, W) with exactly the strides that the C++ code gives its results."""
+    if not channels_last:
+        return like.new_empty(size)
+    return like.new_empty([size[0], size[2], size[3], size[1]]).permute(0, 3, 1, 2)
+
+
+def _fake_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    offset_groups: int,
+    channels_last: bool,
+) -> Tensor:
+    size = _output_size(input, weight, stride, padding, dilation)
+    return _empty_image(input, [input.shape[0], weight.shape[0], *size], channels_last)
+
+
+def _fake_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    offset_groups: int,
+    channels_last: bool,
+    need_input: bool,
+    need_weight: bool,
+    need_offset: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_input = _empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
+    grad_weight = _empty_image(weight, list(weight.shape), True) if need_weight else input.new_empty(0)
+    grad_offset = _empty_image(offset, list(offset.shape), channels_last) if need_offset else input.new_empty(0)
+    grad_mask = input.new_empty(0)
+    if need_offset and mask is not None:
+        grad_mask = _empty_image(mask, list(mask.shape), channels_last)
+    return grad_input, grad_weight, grad_offset, grad_mask
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    input, weight, offset, mask, _, *ctx.settings = inputs
+    ctx.save_for_backward(input, weight, offset, mask)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple:
+    input, weight, offset, mask = ctx.saved_tensors
+    need_input, need_weight, need_offset, need_mask, need_bias = ctx.needs_input_grad[:5]
+    grad_input = grad_weight = grad_offset = grad_mask = grad_bias = None
+    if need_input or need_weight or need_offset or need_mask:
+        grad_input, grad_weight, grad_offset, grad_mask = torch.ops.segdcn.deform_conv2d_backward(
+            grad_output, input, weight, offset, mask, *ctx.settings, need_input, need_weight, need_offset or need_mask
+        )
+    if need_bias:
+        grad_bias = grad_output.sum((0, 2, 3))
+    return (
+        grad_input if need_input else None,
+        grad_weight if need_weight else None,
+        grad_offset if need_offset else None,
+        grad_mask if need_mask else None,
+        grad_bias,
+        *[None] * len(ctx.settings),
+    )
+
+
+def _refuse_second_gradient(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "segdcn.ops.deform_conv2d has no second derivative; use segdcn.ops.reference.deform_conv2d where one is needed"
+    )
+
+
+def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
+    key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
+
+    def kernel(
+        input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, *settings: Any
+    ) -> Tensor:
+        # float64 stays, as in torch's own autocast; offsets and masks stay float32, because
+        # positions of 17 to 40 pixels in bfloat16 are off by up to 1/16 of a pixel.
+        dtype = torch.get_autocast_dtype(device_type)
+        if input.dtype != torch.float64:
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        with _ExcludeDispatchKeyGuard(key):
+            return torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings)
+
+    return kernel
+
+
+if _library is not None:
+    torch.library.register_fake("segdcn::deform_conv2d", _fake_forward)
+    torch.library.register_fake("segdcn::deform_conv2d_backward", _fake_backward)
+    torch.library.register_autograd("segdcn::deform_conv2d", _backward, setup_context=_save_for_backward)
+    torch.library.register_autograd("segdcn::deform_conv2d_backward", _refuse_second_gradient)
+    _library.impl("deform_conv2d", _autocast_kernel("cpu"), "AutocastCPU")
+    _library.impl("deform_conv2d", _autocast_kernel("cuda"), "AutocastCUDA")
