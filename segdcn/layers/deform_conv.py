@@ -1,0 +1,149 @@
+"""A convolution that learns where to read."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdcn.errors import UserValueError
+from segdcn.ops import deform_conv2d
+
+
+class DeformableConv2d(nn.Conv2d):
+    """A convolution whose reading positions, and their weights, are predicted from its input.
+
+        field    = offset_conv(input)                  a plain convolution, initialised to zero
+        offset   = field[:, :2*G*K]                    (dy, dx) per tap, in input pixels
+        mask     = 2 * sigmoid(field[:, 2*G*K:])       modulation, in (0, 2)
+        output   = deform_conv2d(input, offset, weight, bias, mask=mask)
+
+    A fresh layer has offset 0 and modulation 1, so it equals the convolution with the same
+    `weight` and `bias`; those keep their names in the state dict, and only the keys of
+    `offset_conv` are new. Offsets are predicted in float32 also under autocast and in
+    half-precision networks: in bfloat16 an offset of 20 pixels would be off by up to 1/16.
+
+    Args:
+        in_channels: Channels C of the input.
+        out_channels: Channels O of the output.
+        kernel_size: Size of the kernel, and of `offset_conv`'s; int or (height, width).
+        stride: As in nn.Conv2d.
+        padding: As in nn.Conv2d, zeros only; int or (height, width).
+        dilation: As in nn.Conv2d.
+        groups: Groups of `weight`. `offset_conv` always sees all channels.
+        bias: Whether the convolution itself has a bias; `offset_conv` always has one.
+        modulated: Predict a modulation per read too (DCNv2); False is the first paper's layer.
+        offset_groups: G, how many groups of channels get offsets of their own.
+
+    Shape:
+        (B, C, H, W) -> (B, O, Ho, Wo), as nn.Conv2d.
+
+    Raises:
+        UserValueError: A setting that deformable convolution does not have.
+
+    Source: Dai et al. 2017, section 2.1; Zhu et al. 2018, eq. 1. The factor 2, with which a
+    fresh layer is the plain convolution rather than half of it, is not in the papers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        modulated: bool = True,
+        offset_groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if isinstance(padding, str):
+            raise UserValueError(f"padding is {padding!r}, but a deformable convolution needs it in pixels")
+        if offset_groups < 1 or in_channels % offset_groups != 0:
+            raise UserValueError(
+                f"offset_groups is {offset_groups}, but must divide the {in_channels} input channels"
+            )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device=device, dtype=dtype
+        )
+        self.modulated = modulated
+        self.offset_groups = offset_groups
+        fields = (3 if modulated else 2) * offset_groups * self.num_taps
+        self.offset_conv = nn.Conv2d(
+            in_channels, fields, self.kernel_size, self.stride, padding, self.dilation, device=device, dtype=dtype
+        )
+        nn.init.zeros_(self.offset_conv.weight)
+        assert self.offset_conv.bias is not None
+        nn.init.zeros_(self.offset_conv.bias)
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, *, modulated: bool = True, offset_groups: int = 1) -> Self:
+        """Make the deformable twin of `conv`, which computes the same and shares its parameters.
+
+        Raises:
+            UserValueError: `conv` pads with something else than zeros.
+        """
+        if conv.padding_mode != "zeros":
+            raise UserValueError(f"padding_mode is {conv.padding_mode!r}, but a deformable convolution reads zeros")
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            bias=conv.bias is not None,
+            modulated=modulated,
+            offset_groups=offset_groups,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
+
+    @property
+    def num_taps(self) -> int:
+        """K, the number of taps of the kernel."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    def predict_offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Predict where to read, from the same input.
+
+        Args:
+            input: Feature map (B, C, H, W).
+
+        Returns:
+            offset (B, 2*G*K, Ho, Wo) in input pixels, and mask (B, G*K, Ho, Wo) in (0, 2) or
+            None without modulation; float32, or float64 for float64 input.
+        """
+        exact = torch.float64 if input.dtype == torch.float64 else torch.float32
+        conv = self.offset_conv
+        assert conv.bias is not None
+        with torch.autocast(input.device.type, enabled=False):
+            field = F.conv2d(
+                input.to(exact),
+                conv.weight.to(exact),
+                conv.bias.to(exact),
+                conv.stride,
+                conv.padding,
+                conv.dilation,
+            )
+        num_offsets = 2 * self.offset_groups * self.num_taps
+        if not self.modulated:
+            return field, None
+        return field[:, :num_offsets], 2 * field[:, num_offsets:].sigmoid()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Predict offsets, then convolve with them: (B, C, H, W) -> (B, O, Ho, Wo)."""
+        offset, mask = self.predict_offsets(input)
+        stride, padding, dilation = list(self.stride), list(self.padding), list(self.dilation)
+        return deform_conv2d(input, offset, self.weight, self.bias, stride, padding, dilation, mask)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """Show the deformable settings after nn.Conv2d's."""
+        return f"{super().extra_repr()}, modulated={self.modulated}, offset_groups={self.offset_groups}"
