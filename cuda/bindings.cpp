@@ -11,7 +11,8 @@ STABLE_TORCH_LIBRARY(segdcn, library) {
   // float64 for float64 input. `channels_last` is the layout of the results.
   library.def(
       "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
-      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last) -> Tensor");
+      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last) -> "
+      "Tensor");
   library.def(
       "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
       "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "

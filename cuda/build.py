@@ -31,7 +31,15 @@ STABLE_ABI = "0x020b000000000000"  # torch 2.11: TORCH_TARGET_VERSION, major and
 INSTRUCTION_SETS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+    "avx512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+        "-mfma",
+        "-mf16c",
+        "-mprefer-vector-width=512",
+    ],
 }
 
 
@@ -60,7 +68,11 @@ def cpu_objects() -> list[Object]:
     sets = list(INSTRUCTION_SETS) if x86 else ["baseline"]
     has = tuple(f"-DSEGDCN_HAS_{name.upper()}" for name in sets)
     loops = [
-        Object("deform_conv_cpu_loops.cpp", (*has, *INSTRUCTION_SETS[name], f"-DSEGDCN_ISA={name}"), f"loops_{name}")
+        Object(
+            "deform_conv_cpu_loops.cpp",
+            (*has, *INSTRUCTION_SETS[name], f"-DSEGDCN_ISA={name}"),
+            f"loops_{name}",
+        )
         for name in sets
     ]
     return [Object("bindings.cpp"), Object("deform_conv.cpp"), Object("deform_conv_cpu.cpp", has), *loops]

@@ -129,14 +129,16 @@ ConvGeometry checked_geometry(const Tensor& input, const Tensor& weight, const T
                               const std::optional<Tensor>& mask, const std::vector<int64_t>& stride,
                               const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                               int64_t groups, int64_t offset_groups) {
-  const char* hint = "segdcn::deform_conv2d: arguments do not fit; call segdcn.ops.deform_conv2d, which says why";
+  const char* hint =
+      "segdcn::deform_conv2d: arguments do not fit; call segdcn.ops.deform_conv2d, which says why";
   STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4 && offset.dim() == 4 && stride.size() == 2 &&
                       padding.size() == 2 && dilation.size() == 2 && groups > 0 && offset_groups > 0,
                   hint);
-  ConvGeometry g{input.size(1),  input.size(2), input.size(3), weight.size(0), 0,           0,
-                 weight.size(2), weight.size(3), stride[0],    stride[1],      padding[0],  padding[1],
-                 dilation[0],    dilation[1],    groups,       offset_groups};
-  STD_TORCH_CHECK(g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0 && g.taps() > 0, hint);
+  ConvGeometry g{input.size(1),  input.size(2),  input.size(3), weight.size(0), 0,          0,
+                 weight.size(2), weight.size(3), stride[0],     stride[1],      padding[0], padding[1],
+                 dilation[0],    dilation[1],    groups,        offset_groups};
+  STD_TORCH_CHECK(g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0 && g.taps() > 0,
+                  hint);
   g.out_height = (g.height + 2 * g.padding_h - g.dilation_h * (g.kernel_h - 1) - 1) / g.stride_h + 1;
   g.out_width = (g.width + 2 * g.padding_w - g.dilation_w * (g.kernel_w - 1) - 1) / g.stride_w + 1;
   const auto fits = [&](const Tensor& field, int64_t channels) {
@@ -197,7 +199,8 @@ struct ColumnBuffer {
 Tensor group_matrices(const Tensor& rows, int64_t groups) {
   if (groups == 1) return rows;
   const int64_t pixels = rows.size(0), width = rows.size(1) / groups;
-  return torch::stable::contiguous(permuted(torch::stable::reshape(rows, {pixels, groups, width}), {1, 0, 2}));
+  return torch::stable::contiguous(
+      permuted(torch::stable::reshape(rows, {pixels, groups, width}), {1, 0, 2}));
 }
 
 }  // namespace
@@ -221,7 +224,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
   const bool copies = !is_nhwc(input) || !channels_last;
   const int64_t image_bytes =
       copies ? element * (g.channels * g.height * g.width + g.out_channels * g.out_pixels()) : 0;
-  Tensor output = empty_image({batch, g.out_channels, g.out_height, g.out_width}, channels_last, scalar, input);
+  Tensor output =
+      empty_image({batch, g.out_channels, g.out_height, g.out_width}, channels_last, scalar, input);
   if (batch == 0) return output;
 
   const int64_t chunk = pixels_per_chunk(g, element);
@@ -248,8 +252,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
       } else {
         Tensor per_group = empty({g.groups, pixels.size(), g.out_channels / g.groups}, scalar, input);
         multiply(filled, transposed, per_group);
-        torch::stable::copy_(target, torch::stable::reshape(permuted(per_group, {1, 0, 2}),
-                                                            {pixels.size(), g.out_channels}));
+        torch::stable::copy_(
+            target, torch::stable::reshape(permuted(per_group, {1, 0, 2}), {pixels.size(), g.out_channels}));
       }
       if (dense_bias)
         add_bias(dtype, dense_bias->data_ptr(), pixels.size(), g.out_channels, target.data_ptr());
@@ -280,10 +284,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const bool accumulates_in_place = need_input && channels_last && exact == scalar;
   const bool copies = !is_nhwc(input) || !is_nhwc(grad_output) || (need_input && !accumulates_in_place);
   const int64_t exact_bytes = exact == ScalarType::Double ? 8 : 4;
-  const int64_t image_bytes =
-      copies ? (element + exact_bytes) * g.channels * g.height * g.width +
-                   element * g.out_channels * g.out_pixels()
-             : 0;
+  const int64_t image_bytes = copies ? (element + exact_bytes) * g.channels * g.height * g.width +
+                                           element * g.out_channels * g.out_pixels()
+                                     : 0;
 
   const Tensor none = empty({0}, scalar, input);
   Tensor grad_input = none, grad_offset = none, grad_mask = none;
@@ -294,7 +297,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   if (need_offset) {
     const int64_t fields = g.offset_groups * g.taps();
     grad_offset = empty_image({batch, 2 * fields, g.out_height, g.out_width}, channels_last, exact, input);
-    if (mask) grad_mask = empty_image({batch, fields, g.out_height, g.out_width}, channels_last, exact, input);
+    if (mask)
+      grad_mask = empty_image({batch, fields, g.out_height, g.out_width}, channels_last, exact, input);
   }
   const std::optional<Tensor> offset_target = need_offset ? std::optional<Tensor>(grad_offset) : std::nullopt;
   const std::optional<Tensor> mask_target =
@@ -314,14 +318,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
 
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
-    const Tensor rows = torch::stable::reshape(
-        permuted(nhwc_images(grad_output, first, count), {0, 2, 3, 1}), {count * g.out_pixels(), g.out_channels});
+    const Tensor rows = torch::stable::reshape(permuted(nhwc_images(grad_output, first, count), {0, 2, 3, 1}),
+                                               {count * g.out_pixels(), g.out_channels});
     Tensor grad_images = none, grad_target = none;
     if (need_input) {
       grad_target = torch::stable::narrow(grad_input, 0, first, count);
-      grad_images = accumulates_in_place
-                        ? permuted(grad_target, {0, 2, 3, 1})
-                        : zeros({count, g.height, g.width, g.channels}, exact, input);
+      grad_images = accumulates_in_place ? permuted(grad_target, {0, 2, 3, 1})
+                                         : zeros({count, g.height, g.width, g.channels}, exact, input);
     }
     const FieldView offset_part = field_view(offset, first), mask_part = field_view(mask, first);
 
@@ -349,9 +352,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   Tensor grad_weight = none;
   if (need_weight) {
     const Tensor rounded = torch::stable::to(grad_matrix, scalar);
-    grad_weight = permuted(torch::stable::view(rounded, {g.out_channels, g.kernel_h, g.kernel_w,
-                                                        g.channels / g.groups}),
-                          {0, 3, 1, 2});
+    grad_weight = permuted(
+        torch::stable::view(rounded, {g.out_channels, g.kernel_h, g.kernel_w, g.channels / g.groups}),
+        {0, 3, 1, 2});
   }
   return {grad_input, grad_weight, grad_offset, grad_mask};
 }

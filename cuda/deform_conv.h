@@ -12,14 +12,14 @@ namespace segdcn {
 enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct ConvGeometry {
-  int64_t channels, height, width;                  // C, H, W
-  int64_t out_channels, out_height, out_width;      // O, Ho, Wo
+  int64_t channels, height, width;              // C, H, W
+  int64_t out_channels, out_height, out_width;  // O, Ho, Wo
   int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
   int64_t groups, offset_groups;
 
-  int64_t taps() const { return kernel_h * kernel_w; }                  // K
-  int64_t out_pixels() const { return out_height * out_width; }         // Ho * Wo
-  int64_t columns() const { return taps() * channels; }                 // K * C
+  int64_t taps() const { return kernel_h * kernel_w; }           // K
+  int64_t out_pixels() const { return out_height * out_width; }  // Ho * Wo
+  int64_t columns() const { return taps() * channels; }          // K * C
 };
 
 // A (B, channel, Ho, Wo) tensor of the accumulation type in any layout; null when absent.

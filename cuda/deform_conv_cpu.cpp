@@ -79,8 +79,8 @@ const char* cpu_capability() { return loops().name; }
 void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
             const FieldView& offset, const FieldView& mask, void* columns) {
   const std::vector<char> zero_row(geometry.channels * sizeof(double), 0);
-  const GatherTask task{&geometry,      input,           offset, mask, pixels.begin,
-                        pixels.size(), zero_row.data(), columns};
+  const GatherTask task{&geometry,    input,         offset,          mask,
+                        pixels.begin, pixels.size(), zero_row.data(), columns};
   parallel_for(pixels.begin, pixels.end, pixels_per_task(geometry),
                [&](int64_t begin, int64_t end) { loops().gather(dtype, task, {begin, end}); });
 }
@@ -96,9 +96,9 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
   const int64_t num_images = (pixels.end - 1) / g.out_pixels() - first_image + 1;
   const int64_t threads = torch::stable::get_num_threads(), channels = g.channels / g.offset_groups;
   // Slices narrower than a few registers waste the loads of the reading positions.
-  const int64_t num_slices = std::clamp<int64_t>((threads + num_images * g.offset_groups - 1) /
-                                                     (num_images * g.offset_groups),
-                                                 1, std::max<int64_t>(1, channels / 32));
+  const int64_t num_slices =
+      std::clamp<int64_t>((threads + num_images * g.offset_groups - 1) / (num_images * g.offset_groups), 1,
+                          std::max<int64_t>(1, channels / 32));
   const int64_t slice_channels = ((channels + num_slices - 1) / num_slices + 15) / 16 * 16;
 
   const std::vector<char> zero_row(g.channels * sizeof(double), 0);
@@ -112,8 +112,20 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
     for (int64_t i = begin; i < end; ++i) {
       const int64_t slice = i % num_slices, group = i / num_slices % g.offset_groups;
       const int64_t image = first_image + i / num_slices / g.offset_groups;
-      ScatterTask task{&g,           input,        offset,     mask,  pixels.begin, pixels.size(), zero_row.data(),
-                       grad_columns, grad_input,   nullptr,    sink.data(), group,        0,             0};
+      ScatterTask task{&g,
+                       input,
+                       offset,
+                       mask,
+                       pixels.begin,
+                       pixels.size(),
+                       zero_row.data(),
+                       grad_columns,
+                       grad_input,
+                       nullptr,
+                       sink.data(),
+                       group,
+                       0,
+                       0};
       if (needs_reads) task.grad_reads = grad_reads.data() + slice * reads_bytes;
       task.channel_begin = group * channels + std::min(channels, slice * slice_channels);
       task.channel_end = group * channels + std::min(channels, (slice + 1) * slice_channels);

@@ -136,8 +136,8 @@ void gather_pixels(const GatherTask& task, PixelRange pixels) {
           }
           const int64_t channel_end = (group + 1) * per_group;
           for (int64_t channel = group * per_group; channel < channel_end;) {
-            const ColumnRun run = column_run(g, task.num_pixels, begin + i - task.first_pixel, tap, channel,
-                                             channel_end);
+            const ColumnRun run =
+                column_run(g, task.num_pixels, begin + i - task.first_pixel, tap, channel, channel_end);
             T* target = columns + run.start;
             const T *a = corner[0] + channel, *b = corner[1] + channel, *c = corner[2] + channel,
                     *d = corner[3] + channel;
@@ -267,11 +267,11 @@ void accumulate_elements(const void* part_data, int64_t count, void* total_data)
 
 // ---------------------------------------------------------------- dtypes
 
-#define SEGDCN_BY_DTYPE(dtype, function, ...)                          \
-  switch (dtype) {                                                     \
-    case DType::kFloat: return function<float>(__VA_ARGS__);           \
-    case DType::kDouble: return function<double>(__VA_ARGS__);         \
-    case DType::kHalf: return function<half_bits>(__VA_ARGS__);        \
+#define SEGDCN_BY_DTYPE(dtype, function, ...)                           \
+  switch (dtype) {                                                      \
+    case DType::kFloat: return function<float>(__VA_ARGS__);            \
+    case DType::kDouble: return function<double>(__VA_ARGS__);          \
+    case DType::kHalf: return function<half_bits>(__VA_ARGS__);         \
     case DType::kBFloat16: return function<bfloat16_bits>(__VA_ARGS__); \
   }
 

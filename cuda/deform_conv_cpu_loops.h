@@ -15,9 +15,9 @@ struct GatherTask {
   const ConvGeometry* geometry;
   const void* input;
   FieldView offset, mask;
-  int64_t first_pixel;     // of the chunk: columns start there
-  int64_t num_pixels;      // of the chunk: the distance between groups in columns
-  const void* zero_row;    // C zeros: what a corner outside the map reads
+  int64_t first_pixel;   // of the chunk: columns start there
+  int64_t num_pixels;    // of the chunk: the distance between groups in columns
+  const void* zero_row;  // C zeros: what a corner outside the map reads
   void* columns;
 };
 
@@ -28,9 +28,9 @@ struct ScatterTask {
   int64_t first_pixel, num_pixels;
   const void* zero_row;
   const void* grad_columns;
-  void* grad_input;   // null: not needed
-  void* grad_reads;   // (P, G, K, 3): dy, dx and value of each read; null: not needed
-  void* sink;         // 4 * C accumulators: where gradients of corners outside the map go
+  void* grad_input;  // null: not needed
+  void* grad_reads;  // (P, G, K, 3): dy, dx and value of each read; null: not needed
+  void* sink;        // 4 * C accumulators: where gradients of corners outside the map go
   int64_t offset_group, channel_begin, channel_end;  // this task's share, inside one group
 };
 

@@ -28,8 +28,7 @@
 namespace segdcn {
 
 // The reading position of tap index `tap` (row or column) at output index `out`.
-SEGDCN_HD int64_t grid_position(int64_t out, int64_t tap, int64_t stride, int64_t padding,
-                                int64_t dilation) {
+SEGDCN_HD int64_t grid_position(int64_t out, int64_t tap, int64_t stride, int64_t padding, int64_t dilation) {
   return out * stride - padding + tap * dilation;
 }
 
@@ -81,8 +80,7 @@ struct ReadGradient {
 template <typename real>
 SEGDCN_HD ReadGradient<real> read_gradient(const real weight[4], real ly, real lx, const real dot[4]) {
   const real hy = real(1) - ly, hx = real(1) - lx;
-  return {hx * (dot[2] - dot[0]) + lx * (dot[3] - dot[1]),
-          hy * (dot[1] - dot[0]) + ly * (dot[3] - dot[2]),
+  return {hx * (dot[2] - dot[0]) + lx * (dot[3] - dot[1]), hy * (dot[1] - dot[0]) + ly * (dot[3] - dot[2]),
           weight[0] * dot[0] + weight[1] * dot[1] + weight[2] * dot[2] + weight[3] * dot[3]};
 }
 

@@ -64,17 +64,24 @@ class DeformableConv2d(nn.Conv2d):
         if isinstance(padding, str):
             raise UserValueError(f"padding is {padding!r}, but a deformable convolution needs it in pixels")
         if offset_groups < 1 or in_channels % offset_groups != 0:
-            raise UserValueError(
-                f"offset_groups is {offset_groups}, but must divide the {in_channels} input channels"
-            )
+            raise UserValueError(f"offset_groups is {offset_groups}, but must divide the {in_channels} input channels")
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device=device, dtype=dtype
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            device=device,
+            dtype=dtype,
         )
         self.modulated = modulated
         self.offset_groups = offset_groups
         fields = (3 if modulated else 2) * offset_groups * self.num_taps
         self.offset_conv = nn.Conv2d(
-            in_channels, fields, self.kernel_size, self.stride, padding, self.dilation, device=device, dtype=dtype
+            in_channels, fields, kernel_size, stride, padding, dilation, device=device, dtype=dtype
         )
         nn.init.zeros_(self.offset_conv.weight)
         assert self.offset_conv.bias is not None

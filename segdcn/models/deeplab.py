@@ -34,7 +34,12 @@ class DeepLab(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, segmentation_head: nn.Module, size_divisor: int, pools_image: bool
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        segmentation_head: nn.Module,
+        size_divisor: int,
+        pools_image: bool,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -120,7 +125,7 @@ def build_deeplab(
     body = build_encoder(encoder, encoder_weights, output_stride, dilation)
     make_deformable(body, deform_layers, modulated=modulated, offset_groups=offset_groups)
 
-    channels = body.out_channels
+    channels: list[int] = body.out_channels  # type: ignore[assignment]  # smp's property, behind nn.Module
     rates = tuple(rate * 16 // output_stride for rate in (6, 12, 18))
     decoder: nn.Module
     if architecture == "deeplab":

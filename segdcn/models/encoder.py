@@ -74,9 +74,7 @@ def build_encoder(
     return encoder
 
 
-def make_deformable(
-    encoder: nn.Module, layers: int, *, modulated: bool = True, offset_groups: int = 1
-) -> list[str]:
+def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, offset_groups: int = 1) -> list[str]:
     """Replace the last `layers` 3x3 convolutions of `encoder` by deformable ones, in place.
 
     To be called on the finished encoder, after strides were turned into dilation. Weights
@@ -95,9 +93,7 @@ def make_deformable(
         UserValueError: `layers` is negative or more than there are.
     """
     names = [
-        name
-        for name, module in encoder.named_modules()
-        if type(module) is nn.Conv2d and module.kernel_size == (3, 3)
+        name for name, module in encoder.named_modules() if type(module) is nn.Conv2d and module.kernel_size == (3, 3)
     ]
     if not 0 <= layers <= len(names):
         raise UserValueError(f"deform_layers is {layers}, but this encoder has {len(names)} 3x3 convolutions")
@@ -107,7 +103,9 @@ def make_deformable(
         parent = encoder.get_submodule(parent_name)
         conv = getattr(parent, child_name)
         setattr(
-            parent, child_name, DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups)
+            parent,
+            child_name,
+            DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups),
         )
     return replaced
 

@@ -178,9 +178,7 @@ def _check_output_size(
         )
 
 
-def _check_dtypes(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-) -> None:
+def _check_dtypes(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if input.dtype not in known:
         raise ValueError(f"input has dtype {input.dtype}, but must be float16, bfloat16, float32 or float64")

@@ -84,7 +84,15 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple:
     grad_input = grad_weight = grad_offset = grad_mask = grad_bias = None
     if need_input or need_weight or need_offset or need_mask:
         grad_input, grad_weight, grad_offset, grad_mask = torch.ops.segdcn.deform_conv2d_backward(
-            grad_output, input, weight, offset, mask, *ctx.settings, need_input, need_weight, need_offset or need_mask
+            grad_output,
+            input,
+            weight,
+            offset,
+            mask,
+            *ctx.settings,
+            need_input,
+            need_weight,
+            need_offset or need_mask,
         )
     if need_bias:
         grad_bias = grad_output.sum((0, 2, 3))
@@ -108,7 +116,12 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
     key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
 
     def kernel(
-        input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, *settings: Any
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        *settings: Any,
     ) -> Tensor:
         # float64 stays, as in torch's own autocast; offsets and masks stay float32, because
         # positions of 17 to 40 pixels in bfloat16 are off by up to 1/16 of a pixel.
