@@ -288,8 +288,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                                            element * g.out_channels * g.out_pixels()
                                      : 0;
 
-  const Tensor none = empty({0}, scalar, input);
-  Tensor grad_input = none, grad_offset = none, grad_mask = none;
+  // What is not needed has no elements; each has its own, since results must not alias.
+  const auto nothing = [&] { return empty({0}, scalar, input); };
+  Tensor grad_input = nothing(), grad_offset = nothing(), grad_mask = nothing(), grad_weight = nothing();
   if (need_input) {
     grad_input = empty_image({batch, g.channels, g.height, g.width}, channels_last, scalar, input);
     if (accumulates_in_place) torch::stable::zero_(grad_input);
@@ -305,7 +306,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
       need_offset && mask ? std::optional<Tensor>(grad_mask) : std::nullopt;
 
   const Tensor matrix = weight_matrix(weight, g);
-  Tensor grad_matrix = none, grad_part = none;
+  Tensor grad_matrix, grad_part;
   if (need_weight) {
     const auto size = matrix.sizes();
     const std::vector<int64_t> shape(size.begin(), size.end());
@@ -320,7 +321,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor images = nhwc_images(input, first, count);
     const Tensor rows = torch::stable::reshape(permuted(nhwc_images(grad_output, first, count), {0, 2, 3, 1}),
                                                {count * g.out_pixels(), g.out_channels});
-    Tensor grad_images = none, grad_target = none;
+    Tensor grad_images, grad_target;
     if (need_input) {
       grad_target = torch::stable::narrow(grad_input, 0, first, count);
       grad_images = accumulates_in_place ? permuted(grad_target, {0, 2, 3, 1})
@@ -349,7 +350,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
       torch::stable::copy_(grad_target, permuted(grad_images, {0, 3, 1, 2}));
   });
 
-  Tensor grad_weight = none;
   if (need_weight) {
     const Tensor rounded = torch::stable::to(grad_matrix, scalar);
     grad_weight = permuted(

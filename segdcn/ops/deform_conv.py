@@ -88,7 +88,7 @@ def deform_conv2d(
 
 
 def _pair(name: str, value: Pair, minimum: int) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
+    pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
     return pair

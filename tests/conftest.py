@@ -1,0 +1,48 @@
+"""What all tests share: where the reference data lies, and which skips are allowed."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# In continuous integration every other skip is a failure: a test that silently stopped
+# running looks like one that passes.
+ALLOWED_SKIPS = ("needs an NVIDIA GPU",)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of real samples and reference vectors (SEGDCN_TEST_DATA)."""
+    folder = Path(os.environ.get("SEGDCN_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}; set SEGDCN_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Run a test on the CPU and, where there is one, on the GPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    return torch.device(request.param)
+
+
+_unexpected: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the skips that are not allowed."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(ALLOWED_SKIPS):
+            _unexpected.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where CI is set and a test was skipped that should run."""
+    if _unexpected and os.environ.get("CI"):
+        print("\nskipped, although CI must run them:", *_unexpected, sep="\n  ")
+        session.exitstatus = 1

@@ -1,0 +1,272 @@
+"""Half precision, chunks, empty and hostile input, instruction sets, refusals."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from geometry import AWKWARD, Geometry, random_tensors, relative_error
+
+from segdcn.ops import deform_conv2d, library, reference
+
+# ---------------------------------------------------------------- dtypes
+
+
+# Inputs are rounded to the dtype before both sides see them, so what is left is the
+# rounding of columns, results and gradients: one unit in the last place each.
+@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
+@pytest.mark.parametrize("channels", [12, 30, 36])  # 36 and 30 leave remainders beside whole registers
+def test_every_dtype_agrees_with_float64(dtype, limit, channels, device):
+    geometry = replace(AWKWARD, channels=channels, groups=1)
+    tensors = random_tensors(geometry, dtype=dtype).map(lambda t: t.to(device))
+    output, grads = tensors.gradients(deform_conv2d, geometry)
+    expected, expected_grads = tensors.map(lambda t: t.double()).gradients(reference.deform_conv2d, geometry)
+    assert output.dtype == dtype
+    assert relative_error(output, expected) < limit
+    for grad, other in zip(grads, expected_grads, strict=True):
+        assert grad.dtype == dtype
+        assert relative_error(grad, other) < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_takes_float32_offsets_and_masks(dtype, device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+    mixed = replace(
+        tensors, input=tensors.input.to(dtype), weight=tensors.weight.to(dtype), bias=tensors.bias.to(dtype)
+    )
+    output, grads = mixed.gradients(deform_conv2d, AWKWARD)
+    assert output.dtype == dtype
+    assert [grad.dtype for grad in grads] == [dtype, torch.float32, dtype, dtype, torch.float32]
+    expected = mixed.map(lambda t: t.double()).call(reference.deform_conv2d, AWKWARD)
+    assert relative_error(output, expected) < 1.6e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_stay_exact_at_width_4096_in_half_precision(dtype, device):
+    """float16 counts in steps of 4 pixels there; a ramp in the last columns shows a wrong read."""
+    width = 4096
+    ramp = (torch.arange(width) % 8).to(dtype).view(1, 1, 1, width).to(device)
+    offset = torch.zeros(1, 2, 1, width, device=device)
+    offset[:, 1] = 0.25
+    output = deform_conv2d(ramp, offset, torch.ones(1, 1, 1, 1, dtype=dtype, device=device))
+    rising = (torch.arange(width - 1) % 8 < 7).to(device)
+    got = (output - ramp)[0, 0, 0, :-1][rising].float()
+    torch.testing.assert_close(got, torch.full_like(got, 0.25))
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_an_empty_batch_gives_an_empty_result_and_gradients(device):
+    geometry = replace(AWKWARD, batch=0)
+    tensors = random_tensors(geometry).map(lambda t: t.to(device))
+    output, grads = tensors.gradients(deform_conv2d, geometry)
+    assert output.shape == (0, 8, *geometry.out_size)
+    assert [grad.shape for grad in grads] == [t.shape for t in tensors.present()]
+    assert not grads[2].any()  # nothing was seen, so the weight's gradient is zero
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_many_chunks_and_image_groups_change_nothing(groups, dtype, channels_last, device):
+    """256 channels: about 1,800 pixels fill a chunk, so these 3 images of 1,640 make 3 uneven ones.
+
+    The definition is given one image at a time; a chunk that mixed up its images would show.
+    """
+    geometry = Geometry(3, 256, 40, 41, 8, (3, 3), (1, 1), (1, 1), (1, 1), groups, 2, masked=True, biased=True)
+    tensors = random_tensors(geometry, dtype=dtype).map(lambda t: t.to(device))
+    if channels_last:
+        tensors.input = tensors.input.contiguous(memory_format=torch.channels_last)
+    output, grads = tensors.gradients(deform_conv2d, geometry)
+    exact = tensors.map(lambda t: t.float())
+    limit = 1e-5 if dtype == torch.float32 else 1.6e-2
+    _, (grad_input, grad_offset, *_) = exact.gradients(deform_conv2d, geometry)
+    for image in (0, 2):
+        one = replace(
+            exact,
+            input=exact.input[image : image + 1],
+            offset=exact.offset[image : image + 1],
+            mask=exact.mask[image : image + 1],
+        )
+        expected = one.call(reference.deform_conv2d, replace(geometry, batch=1))
+        assert relative_error(output[image : image + 1], expected) < limit
+    assert relative_error(grads[0], grad_input) < limit
+    assert relative_error(grads[1], grad_offset) < limit
+
+
+def test_results_repeat_bit_for_bit(device):
+    geometry = Geometry(3, 96, 33, 17, 32, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, masked=True, biased=True)
+    tensors = random_tensors(geometry, dtype=torch.float32).map(lambda t: t.to(device))
+    first, first_grads = tensors.gradients(deform_conv2d, geometry)
+    for _ in range(3):
+        again, grads = tensors.gradients(deform_conv2d, geometry)
+        assert torch.equal(first, again)
+        assert all(torch.equal(a, b) for a, b in zip(first_grads, grads, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_the_number_of_threads_does_not_matter_beyond_rounding(threads):
+    """Threads share the work by image, offset group and slice of channels; none may be left out."""
+    before = torch.get_num_threads()
+    geometry = Geometry(1, 96, 9, 8, 16, (3, 3), (1, 1), (1, 1), (1, 1), 2, 1, masked=True, biased=True)
+    tensors = random_tensors(geometry)
+    expected, expected_grads = tensors.gradients(reference.deform_conv2d, geometry)
+    try:
+        torch.set_num_threads(threads)
+        output, grads = tensors.gradients(deform_conv2d, geometry)
+    finally:
+        torch.set_num_threads(before)
+    assert relative_error(output, expected) < 1e-12
+    for grad, other in zip(grads, expected_grads, strict=True):
+        assert relative_error(grad, other) < 1e-12
+
+
+# ---------------------------------------------------------------- hostile numbers
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e5, -17.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_reads_far_outside_or_at_no_number_give_zero(value, dtype, device):
+    tensors = random_tensors(AWKWARD, dtype=dtype).map(lambda t: t.to(device))
+    tensors.offset.fill_(value)
+    output, (grad_input, grad_offset, grad_weight, _, grad_mask) = tensors.gradients(deform_conv2d, AWKWARD)
+    torch.testing.assert_close(output, tensors.bias[None, :, None, None].expand_as(output))
+    for grad in (grad_input, grad_offset, grad_weight, grad_mask):
+        assert not grad.any()
+
+
+def test_one_nan_offset_spoils_only_its_own_reads(device):
+    tensors = random_tensors(AWKWARD).map(lambda t: t.to(device))
+    clean = tensors.call(deform_conv2d, AWKWARD)
+    tensors.offset[0, 3, 1, 2] = float("nan")
+    output, grads = tensors.gradients(deform_conv2d, AWKWARD)
+    changed = (output != clean).any(dim=1)
+    assert changed.sum() == 1 and changed[0, 1, 2]
+    assert torch.isfinite(output).all() and all(torch.isfinite(grad).all() for grad in grads)
+    expected, expected_grads = tensors.gradients(reference.deform_conv2d, AWKWARD)
+    assert relative_error(output, expected) < 1e-12
+    # Not the offset's: autograd of the definition gives 0 * NaN where NaN went in.
+    assert relative_error(grads[0], expected_grads[0]) < 1e-12
+
+
+def test_a_nan_in_the_map_reaches_only_reads_that_touch_it(device):
+    """Corners outside the map are skipped, not read elsewhere and multiplied by zero."""
+    tensors = random_tensors(AWKWARD, reach=2.0).map(lambda t: t.to(device))
+    tensors.input[:, :, 0, 0] = float("nan")
+    output = tensors.call(deform_conv2d, AWKWARD)
+    expected = tensors.call(reference.deform_conv2d, AWKWARD)
+    assert torch.equal(output.isnan(), expected.isnan())
+    assert 0 < output.isnan().sum() < output.numel()
+
+
+# ---------------------------------------------------------------- builds
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="one instruction set on this processor")
+@pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
+def test_narrower_instruction_sets_agree(instruction_set):
+    """What runs on older processors; the widest one is what every other test runs."""
+    test = f"{__file__}::test_every_dtype_agrees_with_float64"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not cuda", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, env={**os.environ, "SEGDCN_CPU": instruction_set}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "9 passed" in done.stdout
+
+
+def test_code_for_new_processors_cannot_leak_into_code_for_old_ones():
+    """An inline library function in an AVX-512 object might be the copy the linker keeps."""
+    objects = library.FOLDER.parent.parent / "build" / "cpu"
+    for path in objects.glob("loops_*.o"):
+        symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
+        weak = [line for line in symbols.splitlines() if " W " in line or " V " in line]
+        assert not weak, (path.name, weak)
+
+
+def test_operators_and_layers_need_torch_only():
+    blocked = ["pytorch_lightning", "wandb", "segmentation_models_pytorch", "albumentations", "cv2", "matplotlib"]
+    code = (
+        "import sys\n"
+        f"for name in {blocked}: sys.modules[name] = None\n"
+        "import segdcn.ops, segdcn.layers, torch\n"
+        "layer = segdcn.layers.DeformableConv2d(3, 4, 3, padding=1)\n"
+        "print(layer(torch.randn(1, 3, 8, 8)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "[1, 4, 8, 8]" in done.stdout
+
+
+def test_a_missing_extension_is_named_when_called_not_when_imported(tmp_path):
+    code = (
+        "import pathlib, torch, importlib.util\n"
+        "import segdcn\n"
+        f"fake = pathlib.Path({str(tmp_path)!r})\n"
+        "real = pathlib.Path.is_file\n"
+        "pathlib.Path.is_file = lambda self: False if self.suffix == '.so' else real(self)\n"
+        "from segdcn.ops import deform_conv2d\n"
+        "from segdcn.layers import DeformableConv2d\n"
+        "try: DeformableConv2d(3, 4, 3)(torch.randn(1, 3, 8, 8))\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not built" in done.stdout and "scripts/setup" in done.stdout
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def _arguments(**changes) -> dict:
+    tensors = random_tensors(AWKWARD)
+    return {**vars(tensors), **AWKWARD.settings, **changes}
+
+
+_good = random_tensors(AWKWARD)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"input": _good.input[0]}, "input has shape (12, 7, 9), but must have 4 dimensions"),
+        ({"input": [1, 2]}, "input is a list"),
+        ({"input": _good.input[:, :, :0]}, "only the batch may be empty"),
+        ({"input": _good.input[:, :11]}, "must be a multiple"),
+        ({"weight": _good.weight[:7]}, "must be a multiple of 2"),
+        ({"offset": _good.offset[:, :35]}, "offset has 35 channels, but a 3x2 kernel needs a multiple of 12"),
+        ({"offset": _good.offset[:, :0]}, "offset has 0 channels"),
+        ({"offset": _good.offset.repeat(1, 5, 1, 1)}, "cannot be divided into 15 equal groups"),
+        ({"offset": _good.offset[:, :, :-1], "mask": None}, "the size of the result"),
+        ({"offset": _good.offset[:1], "mask": None}, "the batch of the input"),
+        ({"mask": _good.mask[:, :17]}, "mask has 17 channels"),
+        ({"mask": _good.mask[:, :, 1:]}, "batch, height and width must agree"),
+        ({"bias": _good.bias[:3]}, "bias has shape (3,), but must be (8,)"),
+        ({"stride": 0}, "stride is 0"),
+        ({"stride": (1, 2, 3)}, "stride is (1, 2, 3)"),
+        ({"padding": -1}, "padding is -1"),
+        ({"dilation": 1.5}, "dilation is 1.5"),
+        ({"dilation": (9, 1)}, "the kernel spans 19 pixels in height"),
+        ({"input": _good.input.int()}, "input has dtype torch.int32"),
+        ({"weight": _good.weight.float()}, "weight has dtype torch.float32, but input has torch.float64"),
+        ({"bias": _good.bias.float()}, "bias has dtype"),
+        ({"offset": _good.offset.float()}, "offset has dtype torch.float32, but must be float64"),
+        ({"mask": _good.mask.half()}, "mask has dtype torch.float16"),
+        ({"offset": _good.offset.to("meta")}, "offset is on meta, but input is on cpu"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError) as caught:
+        deform_conv2d(**_arguments(**changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_registered_operator_is_safe_without_the_python_checks():
+    """Someone may call torch.ops.segdcn directly: an error, never memory that is not ours."""
+    tensors = random_tensors(AWKWARD)
+    with pytest.raises(RuntimeError, match="segdcn.ops.deform_conv2d"):
+        torch.ops.segdcn.deform_conv2d(
+            tensors.input, tensors.weight, tensors.offset[:, :12], None, None, [1, 1], [0, 0], [1, 1], 2, 3, False
+        )

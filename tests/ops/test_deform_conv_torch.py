@@ -1,0 +1,135 @@
+"""Does torch know deform_conv2d? Gradients, registration, autocast, compilation, layouts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from geometry import AWKWARD, Geometry, random_tensors, relative_error
+from torch.autograd import gradcheck
+
+from segdcn.ops import deform_conv2d, reference
+
+SMALL = Geometry(batch=1, channels=6, height=5, width=4, out_channels=2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradcheck(device, masked):
+    geometry = replace(SMALL, masked=masked)
+    tensors = random_tensors(geometry, reach=1.5).map(lambda t: t.to(device).requires_grad_())
+
+    def function(*present):
+        names = [name for name, value in vars(tensors).items() if value is not None]
+        return replace(tensors, **dict(zip(names, present, strict=True))).call(deform_conv2d, geometry)
+
+    assert gradcheck(function, tensors.present(), fast_mode=False)
+
+
+@pytest.mark.parametrize("needed", ["input", "offset", "weight", "bias", "mask"])
+def test_each_gradient_alone_is_the_same_as_with_the_others(needed, device):
+    tensors = random_tensors(AWKWARD).map(lambda t: t.to(device))
+    _, all_grads = tensors.gradients(deform_conv2d, AWKWARD)
+    leaf = getattr(tensors, needed).requires_grad_()
+    output = tensors.call(deform_conv2d, AWKWARD)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(output)
+    (alone,) = torch.autograd.grad(output, leaf, grad)
+    # The loops differ in what they leave out, so sums may be rounded differently.
+    assert relative_error(alone, all_grads[list(vars(tensors)).index(needed)]) < 1e-14
+
+
+# Not ours: torch's own check of AOT dispatch looks at .grad of its copies.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_opcheck(device, channels_last, dtype):
+    """Schema, fake kernel (strides included), autograd registration, AOT dispatch."""
+    tensors = random_tensors(AWKWARD, dtype=dtype).map(lambda t: t.to(device))
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    offset, mask = tensors.offset.to(exact).requires_grad_(), tensors.mask.to(exact).requires_grad_()
+    input = tensors.input.requires_grad_()
+    if channels_last:
+        input = tensors.input.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = tensors.weight.requires_grad_(), tensors.bias.requires_grad_()
+    settings = [list(v) for v in (AWKWARD.stride, AWKWARD.padding, AWKWARD.dilation)]
+    settings += [AWKWARD.groups, AWKWARD.offset_groups, channels_last]
+    # Two ways to the same bfloat16 gradients may round differently.
+    tolerance = {} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.library.opcheck(torch.ops.segdcn.deform_conv2d, (input, weight, offset, mask, bias, *settings), **tolerance)
+    with torch.no_grad():
+        grad = torch.randn_like(torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings))
+    detached = [t.detach() for t in (grad, input, weight, offset, mask)]
+    for needs in ([True, True, True], [False, True, False], [True, False, False]):
+        torch.library.opcheck(torch.ops.segdcn.deform_conv2d_backward, (*detached, *settings, *needs), **tolerance)
+
+
+def test_the_memory_format_of_the_input_is_the_results(device):
+    tensors = random_tensors(AWKWARD).map(lambda t: t.to(device).requires_grad_())
+    assert tensors.call(deform_conv2d, AWKWARD).is_contiguous()
+    last = replace(tensors, input=tensors.input.detach().contiguous(memory_format=torch.channels_last).requires_grad_())
+    output = last.call(deform_conv2d, AWKWARD)
+    assert output.is_contiguous(memory_format=torch.channels_last) and not output.is_contiguous()
+    output.sum().backward()
+    assert last.input.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_casts_input_and_weight_but_not_the_positions(device, dtype):
+    """An offset of 40.03 pixels is 40.0 in bfloat16: autocast must not round it."""
+    geometry = Geometry(1, 8, 6, 64, 8, (1, 1), (1, 1), (0, 0), (1, 1), 1, 1, masked=True, biased=True)
+    tensors = random_tensors(geometry, dtype=torch.float32).map(lambda t: t.to(device))
+    tensors.offset.zero_()
+    tensors.offset[:, 1] = -20.03
+    with torch.autocast(device.type, dtype=dtype):
+        output = tensors.call(deform_conv2d, geometry)
+    assert output.dtype == dtype
+    rounded = replace(tensors, input=tensors.input.to(dtype).float(), weight=tensors.weight.to(dtype).float())
+    # What is left is the rounding of columns and results: 3 significant digits at most.
+    limit = 8e-3 if dtype == torch.bfloat16 else 1e-3
+    assert relative_error(output, rounded.call(deform_conv2d, geometry)) < limit
+
+
+def test_autocast_leaves_float64_alone(device):
+    tensors = random_tensors(AWKWARD).map(lambda t: t.to(device))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        output = tensors.call(deform_conv2d, AWKWARD)
+    assert output.dtype == torch.float64
+
+
+def test_backward_inside_an_autocast_region_keeps_float32(device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+    leaves = tensors.map(lambda t: t.clone().requires_grad_())
+    output = leaves.call(deform_conv2d, AWKWARD)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(output)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        grads = torch.autograd.grad(output, leaves.present(), grad)
+    for got, expected in zip(grads, tensors.gradients(deform_conv2d, AWKWARD)[1], strict=True):
+        assert torch.equal(got, expected)
+
+
+# Not ours: torch's compiler imports its C++ builder, which looks for nvcc and warns.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_compiles_without_a_graph_break(device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+    compiled = torch.compile(deform_conv2d, fullgraph=True, backend="aot_eager")
+    output, grads = tensors.gradients(compiled, AWKWARD)
+    expected, expected_grads = tensors.gradients(deform_conv2d, AWKWARD)
+    assert torch.equal(output, expected)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        assert torch.equal(grad, other)
+
+
+def test_a_second_derivative_is_refused_not_dropped():
+    tensors = random_tensors(SMALL).map(lambda t: t.requires_grad_())
+    output = tensors.call(deform_conv2d, SMALL)
+    (grad,) = torch.autograd.grad(output.square().sum(), tensors.input, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.sum().backward()
+
+
+def test_the_definition_is_twice_differentiable():
+    """So the message above names something that works."""
+    tensors = random_tensors(SMALL).map(lambda t: t.requires_grad_())
+    output = tensors.call(reference.deform_conv2d, SMALL)
+    (grad,) = torch.autograd.grad(output.square().sum(), tensors.offset, create_graph=True)
+    grad.square().sum().backward()
+    assert tensors.weight.grad.abs().sum() > 0
