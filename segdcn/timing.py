@@ -1,0 +1,73 @@
+"""Timing, for every benchmark: alternating, medians, so that ratios can be trusted.
+
+Shared machines are noisy and clocks wander. Candidates therefore take turns, so that a slow
+minute hits all of them, and what is compared are medians of one run.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one candidate.
+
+    Attributes:
+        median: Middle of all rounds.
+        spread: Distance of the quartiles over the median: 0.1 means that half of the rounds
+            lay within 10 %.
+    """
+
+    median: float
+    spread: float
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | None = None
+) -> dict[str, Timing]:
+    """Time candidates in turn, after one call each that is not counted.
+
+    Args:
+        candidates: What to call, by name.
+        rounds: How often each is timed, at least 2.
+        device: Where they compute; CUDA work is waited for.
+    """
+
+    def wait() -> None:
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for call in candidates.values():
+        call()
+    wait()
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+    timings = {}
+    for name, values in seconds.items():
+        lower, _, upper = quantiles(values, n=4)
+        timings[name] = Timing(median(values), (upper - lower) / median(values))
+    return timings
+
+
+def machine(device: torch.device) -> str:
+    """Name the processor or GPU that figures come from, and the threads that were used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"

@@ -1,0 +1,207 @@
+"""`segdcn benchmark ...`: what things cost, measured on this machine."""
+
+import json as json_module
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from segdcn.errors import UserValueError
+from segdcn.timing import Timing, alternate, machine
+
+# (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
+# and many small maps.
+SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1"]
+OURS, PLAIN, TORCHVISION, ONNXRUNTIME = "segdcn", "conv2d", "torchvision", "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Size:
+    """One modulated 3x3 convolution that keeps its input's height and width."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_channels: int
+    dilation: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """Read B,C,H,W,O,dilation."""
+        parts = text.replace(" ", "").split(",")
+        if len(parts) != 6 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise UserValueError(
+                f"size {text!r} is not B,C,H,W,O,dilation: six numbers of at least 1, such as {SIZES[0]}"
+            )
+        return cls(*map(int, parts))
+
+
+def ops(
+    sizes: list[str] = SIZES,
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
+    backward: bool = True,
+    threads: int | None = None,
+    device: str = "cpu",
+    rounds: int = 9,
+    json: str | None = None,
+) -> None:
+    """Time deform_conv2d against the plain convolution, torchvision and onnxruntime.
+
+    All candidates compute a modulated 3x3 convolution of the same numbers and take turns in
+    one run; the table shows medians and their ratios. conv2d is the plain convolution,
+    channels-last. onnxruntime has no backward and is left out where it is not installed.
+
+    Example:
+        segdcn benchmark ops --sizes '["2,512,64,64,512,1"]' --threads 2
+
+    Args:
+        sizes: Convolutions to time, each B,C,H,W,O,dilation.
+        dtype: Of input and weight; offsets and masks are float32. torchvision gets float32
+            offsets too only where all is float32, and has no bfloat16.
+        backward: Time forward and backward too.
+        threads: Threads of the CPU; null is torch's choice.
+        device: cpu or cuda.
+        rounds: How often each candidate is timed; at least 2.
+        json: Also write the figures, in seconds, to this file.
+
+    Raises:
+        UserValueError: A size, a device or a number that does not fit.
+    """
+    if rounds < 2 or (threads is not None and threads < 1):
+        raise UserValueError(f"rounds is {rounds} and threads {threads}; at least 2 rounds and 1 thread are needed")
+    parsed = [Size.parse(size) for size in sizes]
+    target = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("timing", total=len(parsed) * (1 + backward))
+        for size in parsed:
+            for with_backward in [False, True][: 1 + backward]:
+                candidates = _candidates(size, getattr(torch, dtype), target, with_backward)
+                timings = alternate(candidates, rounds, target)
+                rows.append(_row(size, with_backward, timings))
+                progress.advance(task)
+    where = f"{machine(target)}; torch {torch.__version__}; {dtype}; medians of {rounds} alternating rounds"
+    Console().print(_table(rows), where)
+    if json is not None:
+        Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise UserValueError(f"device is {name!r}, but must be cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserValueError("device is cuda, but torch sees no GPU here; use --device cpu")
+    return torch.device(name)
+
+
+def _candidates(
+    size: Size, dtype: torch.dtype, device: torch.device, backward: bool
+) -> dict[str, Callable[[], object]]:
+    """Return what to time, by name: each computes the same convolution."""
+    import torchvision
+
+    from segdcn.ops import deform_conv2d
+
+    generator = torch.Generator().manual_seed(0)
+    last = torch.channels_last
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) * scale).to(device)
+
+    batch, height, width, spread = size.batch, size.height, size.width, size.dilation
+    image = normal(batch, size.channels, height, width).to(dtype)
+    weight = normal(size.out_channels, size.channels, 3, 3, scale=(9 * size.channels) ** -0.5).to(dtype)
+    offset = normal(batch, 18, height, width, scale=2.0)  # pixels: what trained layers reach
+    mask = normal(batch, 9, height, width).sigmoid() * 2
+    grad = normal(batch, size.out_channels, height, width).to(dtype)
+
+    def prepare(layout: torch.memory_format, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [t.contiguous(memory_format=layout).requires_grad_(backward) for t in tensors]
+
+    def step(result: Callable[[], torch.Tensor], grad: torch.Tensor, leaves: list[torch.Tensor]) -> object:
+        if not backward:
+            with torch.no_grad():
+                return result()
+        return torch.autograd.grad(result(), leaves, grad)
+
+    leaves = prepare(last, image, offset, weight, mask)
+    x, o, w, m = leaves
+    grad_last = grad.contiguous(memory_format=last)
+    candidates: dict[str, Callable[[], object]] = {
+        OURS: lambda: step(lambda: deform_conv2d(x, o, w, None, 1, spread, spread, m), grad_last, leaves),
+        PLAIN: lambda: step(lambda: F.conv2d(x, w, None, 1, spread, spread), grad_last, [x, w]),
+    }
+    if dtype != torch.bfloat16:  # torchvision has none
+        theirs = prepare(torch.contiguous_format, image, offset.to(dtype), weight, mask.to(dtype))
+        tx, to, tw, tm = theirs
+        candidates[TORCHVISION] = lambda: step(
+            lambda: torchvision.ops.deform_conv2d(tx, to, tw, None, 1, spread, spread, tm), grad, theirs
+        )
+    if not backward and dtype == torch.float32 and device.type == "cpu":
+        session = _onnxruntime_session(size)
+        if session is not None:
+            feeds = {"X": image, "W": weight, "offset": offset, "mask": mask}
+            arrays = {name: tensor.contiguous().numpy() for name, tensor in feeds.items()}
+            candidates[ONNXRUNTIME] = lambda: session.run(None, arrays)
+    return candidates
+
+
+def _onnxruntime_session(size: Size) -> Any:
+    """Return a session of one DeformConv, or None where onnxruntime or onnx is not installed."""
+    try:
+        import onnxruntime
+        from onnx import TensorProto, helper
+    except ImportError:
+        return None
+    spread = size.dilation
+    node = helper.make_node(
+        "DeformConv", ["X", "W", "offset", "", "mask"], ["Y"], pads=[spread] * 4, dilations=[spread] * 2
+    )
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("X", "W", "offset", "mask")]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Its idle threads would otherwise keep spinning on the processors that the others are timed on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _row(size: Size, backward: bool, timings: dict[str, Timing]) -> dict[str, Any]:
+    return {
+        "size": ",".join(map(str, astuple(size))),
+        "backward": backward,
+        "seconds": {name: timing.median for name, timing in timings.items()},
+        "spread": {name: round(timing.spread, 3) for name, timing in timings.items()},
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    names = [n for n in (OURS, PLAIN, TORCHVISION, ONNXRUNTIME) if any(n in row["seconds"] for row in rows)]
+    table = Table(
+        title="deform_conv2d, modulated 3x3, in milliseconds",
+        caption="x: segdcn's time as a multiple of the other's; below 1 segdcn is faster",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("B,C,H,W,O,dilation", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=7)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        seconds = row["seconds"]
+        cells = [f"{1000 * seconds[OURS]:.1f}"]
+        for name in names[1:]:
+            factor = seconds[OURS] / seconds[name] if name in seconds else None
+            cells.append("" if factor is None else f"{1000 * seconds[name]:.1f} [bold]{factor:.2f}x[/bold]")
+        table.add_row(row["size"], "fwd+bwd" if row["backward"] else "fwd", *cells)
+    return table
