@@ -9,8 +9,9 @@ image: the strided convolutions and poolings of a ResNet are centred so. Everyth
 in this frame; nothing is rounded but where several layers are chained (`trace`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -73,31 +74,38 @@ def sampling_field(name: str, layer: DeformableConv2d, input: Tensor) -> Samplin
     modulation = torch.ones_like(offset[:, :, 0]) if mask is None else mask[0].reshape(groups, taps, height, width)
     return SamplingField(
         name=name,
-        positions=base + offset,
-        modulation=modulation,
+        positions=(base + offset).cpu(),
+        modulation=modulation.cpu(),
         input_size=(input.shape[2], input.shape[3]),
         dilation=(layer.dilation[0], layer.dilation[1]),
     )
 
 
 @torch.no_grad()
-def record(network: nn.Module, image: Tensor) -> list[SamplingField]:
-    """Run one image (1, 3, H, W) and return the fields of its deformable layers, in running order."""
+def record(run: Callable[[Tensor], object], network: nn.Module, image: Tensor) -> list[SamplingField]:
+    """Run one image and return the fields of the deformable layers, in running order, on the CPU.
+
+    Args:
+        run: Called with the image; must run `network`, or be it.
+        network: Holds the deformable layers.
+        image: (1, 3, H, W).
+    """
     fields: list[SamplingField] = []
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, DeformableConv2d)}
-    hooks = []
-    for name, layer in layers.items():
 
-        def hook(module: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-            assert isinstance(module, DeformableConv2d)
-            fields.append(sampling_field(name, module, inputs[0]))
+    def keep(name: str, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(layer, DeformableConv2d)
+        fields.append(sampling_field(name, layer, inputs[0]))
 
-        hooks.append(layer.register_forward_pre_hook(hook))
+    hooks = [
+        module.register_forward_pre_hook(partial(keep, name))
+        for name, module in network.named_modules()
+        if isinstance(module, DeformableConv2d)
+    ]
     try:
-        network(image)
+        run(image)
     finally:
-        for handle in hooks:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
     return fields
 
 

@@ -1,0 +1,135 @@
+"""Progress: a bar on a terminal, lines in a log."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from torch import Tensor
+
+LINE_EVERY = 60.0  # seconds without a line after which a log says how far an epoch is
+
+
+class Bar(RichProgressBar):
+    """Lightning's rich bar, counting epochs from 1 and showing loss and mIoU."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=4)
+        self._shown_at = 0.0
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs
+        of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
+        return f"Epoch {current_epoch + 1}{of}".ljust(len(self.validation_description))
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Leave out the batches per second: with them the metrics do not fit into 80 columns."""
+        return super().configure_columns(trainer)[:-1]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Give what stands behind the bar."""
+        logged = trainer.callback_metrics
+        shown = {"loss": "train/loss", "mIoU": "val/mIoU"}
+        return {label: logged[key].item() for label, key in shown.items() if key in logged}
+
+    def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Reading the loss waits for the GPU; once per refresh is enough.
+        if time.monotonic() - self._shown_at > 1 / self.refresh_rate:
+            self._shown_at = time.monotonic()
+            super()._update_metrics(trainer, pl_module)
+
+
+class Lines(Callback):
+    """One line per epoch, for a log: loss (mean over the epoch), mIoU, time and time left.
+
+    An epoch, or an evaluation, of more than a minute also says every minute how far it is.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._run_started = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock and mean."""
+        self._epoch_started = self._line_at = time.monotonic()
+        self._loss_sum: Tensor | float = 0.0
+        self._batches = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add to the mean; say something once a minute."""
+        self._loss_sum = self._loss_sum + outputs["loss"].detach()
+        self._batches += 1
+        if self._a_minute_passed() and batch_idx + 1 < trainer.num_training_batches:
+            self._print(trainer, f"  batch {batch_idx + 1}/{trainer.num_training_batches}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line."""
+        miou = trainer.callback_metrics.get("val/mIoU")
+        measured = "" if miou is None else f"  mIoU {miou.item():.4f}"
+        seconds = time.monotonic() - self._epoch_started
+        self._print(trainer, f"{measured}  {seconds:.1f} s")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the minute."""
+        self._line_at = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say how far the validation is, once a minute."""
+        if trainer.is_global_zero and self._a_minute_passed():
+            print(f"validation  batch {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}", flush=True)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the minute."""
+        self._line_at = time.monotonic()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say how far the test is, once a minute."""
+        if trainer.is_global_zero and self._a_minute_passed():
+            print(f"test  batch {batch_idx + 1}/{trainer.num_test_batches[dataloader_idx]}", flush=True)
+
+    def _a_minute_passed(self) -> bool:
+        now = time.monotonic()
+        if now - self._line_at < LINE_EVERY:
+            return False
+        self._line_at = now
+        return True
+
+    def _print(self, trainer: Trainer, more: str) -> None:
+        """Print the epoch, the loss so far, `more`, and the time left at the pace of this run."""
+        if not trainer.is_global_zero:
+            return
+        loss = float(torch.as_tensor(self._loss_sum)) / max(1, self._batches)
+        done = trainer.global_step - self._first_step
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        eta = ""
+        if done and left > 0:
+            seconds = left * (time.monotonic() - self._run_started) / done
+            eta = f"  about {timedelta(seconds=round(seconds))} left"
+        print(f"{_epoch(trainer)}  loss {loss:.4f}{more}{eta}", flush=True)
+
+
+def _epoch(trainer: Trainer) -> str:
+    epochs = trainer.max_epochs
+    of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
+    return f"epoch {trainer.current_epoch + 1}{of}"

@@ -1,0 +1,168 @@
+"""The command `segdcn`: the table of verbs, and what becomes of errors.
+
+Exit codes: 0 done; 2 the user's error, in one line; 70 an error of ours, in one line that
+names the file with the traceback; 130 stopped by Ctrl-C. `--debug` anywhere on the line
+shows tracebacks and hides no warning.
+"""
+
+import importlib
+import inspect
+import re
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from segdcn import __version__
+from segdcn.errors import UserError
+from segdcn.refusals import near, one_line_refusals
+
+EXIT_USER_ERROR = 2
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+
+
+class Verb(NamedTuple):
+    """A verb beyond fit, validate and test."""
+
+    function: str  # "module:function"; imported only when called. Its typed arguments become options.
+    line: str  # for `segdcn --help`; the verb's own help is the function's docstring
+    positional: bool = False  # arguments without default are given without their name
+
+
+TRAINING_VERBS = {
+    "fit": "train a network, or go on training it (--ckpt_path last)",
+    "validate": "measure a checkpoint on the validation set",
+    "test": "measure a checkpoint on the test set",
+}
+VERBS = {
+    "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
+    "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the return value is the exit code.
+
+    Args:
+        argv: Arguments after `segdcn`; those of the process if None.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        _run_verb(args, debug)
+        return 0
+    except KeyboardInterrupt as interrupt:
+        if debug:
+            raise
+        print(f"segdcn: stopped by Ctrl-C{interrupt}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except UserError as error:
+        if debug:
+            raise
+        print(f"segdcn: error: {_one_line(_original_message(error))}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Exception as error:
+        if debug:
+            raise
+        cause = (error.__cause__ or error) if hasattr(error, "run_folder") else error
+        path = _write_traceback(cause, args, getattr(error, "run_folder", None))
+        what = _one_line(f"{type(cause).__name__}: {_original_message(cause)}")
+        print(f"segdcn: unexpected error, not of your making: {what}; traceback in {path}", file=sys.stderr)
+        return EXIT_UNEXPECTED
+
+
+def _run_verb(args: list[str], debug: bool) -> None:
+    """Find the verb that the arguments begin with and run it."""
+    match args:
+        case [] | ["-h" | "--help", *_]:
+            lines = TRAINING_VERBS | {name: verb.line for name, verb in VERBS.items()}
+            print(_overview("segdcn", lines))
+        case ["--version", *_]:
+            print(f"segdcn {__version__}")
+        case [verb, *_] if verb in TRAINING_VERBS:
+            # Imported here, as every verb is: Lightning takes seconds, --help should not.
+            from segdcn.training import train
+
+            train(args, quiet=not debug)
+        case [verb, *rest] if verb in VERBS:
+            _call(verb, rest)
+        case [group, verb, *rest] if f"{group} {verb}" in VERBS:
+            _call(f"{group} {verb}", rest)
+        case [group, *rest] if members := {name: v.line for name, v in VERBS.items() if name.startswith(f"{group} ")}:
+            if rest and rest[0] not in ("-h", "--help"):
+                raise UserError(f"there is no verb '{group} {rest[0]}'{near(f'{group} {rest[0]}', members)}")
+            print(_overview(f"segdcn {group}", members))
+        case [unknown, *_]:
+            raise UserError(
+                f"there is no verb {unknown!r}{near(unknown, [*TRAINING_VERBS, *VERBS])}; see segdcn --help"
+            )
+
+
+def _call(name: str, args: list[str]) -> None:
+    """Call a verb's function with arguments parsed by its signature."""
+    verb = VERBS[name]
+    module, _, attribute = verb.function.partition(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), attribute)
+
+    # Imported here: half a second that `segdcn --help` need not take.
+    import jsonargparse
+
+    from segdcn.help import HelpFormatter
+
+    parser = jsonargparse.ArgumentParser(
+        prog=f"segdcn {name}",
+        description=_without_sections(inspect.getdoc(function) or ""),
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
+    with one_line_refusals(parser):
+        settings = parser.instantiate(parser.parse_args(args))
+    function(**settings.as_dict())
+
+
+def _without_sections(docstring: str) -> str:
+    """Leave out Args, Returns and Raises: the options are listed anyway."""
+    section = r"^(?:Args|Returns|Raises):\n(?:[ \t]+.*\n|\n)*"
+    return re.sub(section, "", docstring + "\n", flags=re.MULTILINE).strip()
+
+
+def _overview(command: str, lines: dict[str, str]) -> str:
+    """List verbs with their lines."""
+    width = max(map(len, lines))
+    listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
+    return f"{command} VERB ...\n\n{listed}\n\nEvery verb explains itself: segdcn VERB --help\n"
+
+
+# Errors
+
+
+def _original_message(error: BaseException) -> str:
+    """Give the message without what a DataLoader worker wraps around it."""
+    if "DataLoader worker" not in str(error):
+        return str(error)
+    from segdcn.data.loading import original_message
+
+    return original_message(error)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _write_traceback(error: BaseException, args: list[str], folder: Path | None) -> Path:
+    """Write the traceback into the run folder, or into the temporary folder where there is none."""
+    text = f"segdcn {__version__}: segdcn {shlex.join(args)}\n\n" + "".join(traceback.format_exception(error))
+    try:
+        path = (folder or Path(tempfile.mkdtemp(prefix="segdcn-"))) / "traceback.txt"
+        path.write_text(text)
+    except OSError:  # the run's disk may be what failed
+        path = Path(tempfile.mkdtemp(prefix="segdcn-")) / "traceback.txt"
+        path.write_text(text)
+    return path

@@ -1,0 +1,184 @@
+"""Where numbers go: metrics.csv in the run folder, always, and Weights & Biases."""
+
+import csv
+import netrc
+import os
+import secrets
+import string
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+WandbMode = Literal["auto", "online", "offline", "off"]
+
+
+def is_first_process() -> bool:
+    """Tell whether this process is the one that writes, also before there is a trainer to ask."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+class CSVLog(Logger):
+    """Append every logged row to a CSV file as it comes.
+
+    Unlike Lightning's CSVLogger it goes on with a file that is there (a resumed run), and
+    each row is on disk when the call returns. A metric that is new gets a new column; the
+    file is then written anew beside the old one and renamed over it.
+
+    Args:
+        path: The file, made with the first row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Lightning's name for the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Unused: the run folder tells runs apart."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: config.yaml holds the settings."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write one row."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        if self._columns is None:
+            self._columns = self._read_columns()
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._columns = self._columns + new
+            self._widen()
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _read_columns(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return next(csv.reader(file), [])
+
+    def _widen(self) -> None:
+        assert self._columns is not None
+        rows: list[dict[str, str]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        beside = self.path.with_suffix(".csv.new")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        beside.replace(self.path)
+
+
+def new_wandb_id() -> str:
+    """Make the id under which a run is known to W&B, also when it is resumed."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+
+
+def wandb_logger(
+    mode: WandbMode, project: str, name: str, folder: Path, run_id: str, job_type: str, config: dict[str, Any]
+) -> tuple[WandbLogger | None, str]:
+    """Start a W&B run that never prompts and never hangs.
+
+    Args:
+        mode: `auto` is online where an API key is set and offline otherwise; the variable
+            WANDB_MODE overrides `auto`. `online` without a key, or with no way to the
+            server, becomes offline.
+        project: W&B's project.
+        name: The run's name there.
+        folder: Run folder; the files go to its `wandb/`.
+        run_id: From `new_wandb_id`, or the id of the run that goes on.
+        job_type: fit, validate or test.
+        config: The whole resolved configuration.
+
+    Returns:
+        The logger (None if off), and a line on where the run is to be seen.
+    """
+    if mode == "auto":
+        mode = _wanted_mode()
+    if mode == "off":
+        return None, "off"
+
+    if not is_first_process():
+        # Lightning gives other processes a dummy in place of the run.
+        return WandbLogger(project=project, save_dir=str(folder), id=run_id), ""
+
+    # Imported here: a second or more, which a run without W&B need not pay.
+    import wandb
+
+    reason = ""
+    if mode == "online" and not has_wandb_key():
+        mode, reason = "offline", " (no API key is set)"
+    arguments: dict[str, Any] = {
+        "project": project,
+        "name": name,
+        "dir": str(folder),
+        "id": run_id,
+        "resume": "allow",
+        "job_type": job_type,
+        "config": config,
+        "settings": wandb.Settings(silent=True, init_timeout=30),
+    }
+    try:
+        run = wandb.init(**arguments, mode="online" if mode == "online" else "offline")
+    except wandb.errors.Error as error:
+        if mode == "offline":
+            raise
+        mode, reason = "offline", f" ({str(error).splitlines()[0]})"
+        wandb.teardown()  # its service still holds the id of the run that did not start
+        run = wandb.init(**arguments, mode="offline")
+
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    # Without this the summary is the last value, and a sweep would judge by that.
+    run.define_metric("val/mIoU", step_metric="trainer/global_step", summary="max")
+    logger = WandbLogger(experiment=run, project=project, save_dir=str(folder), id=run_id)
+    if mode == "online":
+        return logger, str(run.url)
+    return logger, f"offline{reason}; to upload: wandb sync {Path(run.dir).parent}"
+
+
+def has_wandb_key() -> bool:
+    """Tell whether W&B has credentials, looking where it looks, without asking for them."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    import wandb
+
+    # wandb's default server has had two names; `wandb login` of an older version wrote the first.
+    server = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    hosts = {urlsplit(server).netloc, "api.wandb.ai"}
+    try:
+        return not hosts.isdisjoint(netrc.netrc(os.environ.get("NETRC")).hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False  # no such file
+
+
+def _wanted_mode() -> WandbMode:
+    match os.environ.get("WANDB_MODE", ""):
+        case "disabled":
+            return "off"
+        case "offline" | "dryrun":
+            return "offline"
+        case _:
+            return "online" if has_wandb_key() else "offline"

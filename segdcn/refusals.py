@@ -1,0 +1,94 @@
+"""What the argument parser refuses, said in one line, with near names for what is unknown."""
+
+import difflib
+import importlib
+import inspect
+import re
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from segdcn.errors import UserError
+
+
+@contextmanager
+def one_line_refusals(parser: ArgumentParser) -> Iterator[None]:
+    """Turn the parser's errors of several lines into a UserError of one."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(refusal(str(error), _known(parser))) from error
+
+
+def _known(parser: ArgumentParser) -> set[str]:
+    """All keys that can be given; links fill the others."""
+    return {action.dest for action in parser._actions if action.option_strings}
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Give `; did you mean a or b?` for the nearest known words, or nothing.
+
+    Of dotted keys those of the same group are compared, by what follows the group.
+    """
+    group = word.rpartition(".")[0]
+    leaves = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    found = difflib.get_close_matches(word.rpartition(".")[2], leaves, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(leaves[leaf] for leaf in found)}?" if found else ""
+
+
+def refusal(message: str, known: Iterable[str]) -> str:
+    """Rewrite one message of jsonargparse.
+
+    Args:
+        message: As raised; parts in a known form are reworded, the rest is joined to one line.
+        known: All keys the parser takes, such as `model.lr`.
+    """
+    if match := re.match(r"unrecognized arguments: --([\w.-]+)", message):
+        return f"unknown option --{match[1]}{near(match[1], known)}"
+    if match := re.match(r"unrecognized arguments: (.*)", message):
+        return f"cannot place {match[1]!r}; options are written --key value"
+    if match := re.search(r"given class_path '([\w.]+)':\s+Option '([\w.]+)' is not accepted", message):
+        return f"{match[1]} has no setting {match[2]!r}{near(match[2], _settings(match[1]))}"
+    if match := re.search(r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'", message):
+        return f"unknown key {match[1]}{near(match[1], known)}"
+    if match := re.search(r"given class_path '([\w.]+)':\s+the following arguments are required: (.*)", message):
+        return f"{match[1]} needs {match[2]}; set it in its YAML or on the command line"
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        names = ", ".join(
+            "--" + name.removeprefix("fit.").removeprefix("validate.").removeprefix("test.")
+            for name in match[1].split(", ")
+        )
+        return f"missing: {names}; see --help"
+    if match := re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message):
+        return f"{match[1]} cannot be set: it is taken from {match[2]}"
+    if match := re.match(r"argument .* --> ([\w.]+):", message):
+        return f"{match[1]} cannot be set: it is taken from the data"
+    if match := re.search(r'Parser key "(\w+)":\s+Unable to load config [\'"](.*?)[\'"]', message):
+        return f"{match[1]}: {match[2]} cannot be read as YAML, or is not there"
+    if match := re.search(r'Parser key "(\w+)":\s+- Expected a path but (.*?) either not accessible', message):
+        return f"{match[1]}: {match[2]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
+    return _flat(message)
+
+
+def _settings(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _flat(message: str) -> str:
+    """Join a message about a value to one line and take the types' Python spelling out."""
+    key, given, parts = "", "", []
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        if match := re.match(r'Parser key "([\w.]+)":\s*(.*)', line):
+            key, line = f"{match[1]}: ", match[2]
+        if match := re.match(r"Given value: (?!Namespace|NestedArg)(.*)", line):
+            given = f"; got {match[1]}"
+        elif line and not re.match(
+            r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>", line
+        ):
+            parts.append(line)
+    text = key + "; ".join(dict.fromkeys(parts)) + given
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"(?:a )?typing\.Literal\[([^]]*)\]", r"one of \1", text)
+    return text.replace("Expected", "expected").replace(". Got value: ", "; got ")

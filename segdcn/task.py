@@ -1,0 +1,224 @@
+"""What happens to a batch: forward, loss, metrics, optimizer step."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from segdcn import losses, optim
+from segdcn.errors import UserValueError
+from segdcn.metrics import ConfusionMatrix, WeightedMean
+from segdcn.models import build_deeplab
+
+
+class SegmentationTask(LightningModule):
+    """Train and measure a DeepLab network.
+
+    All arguments are plain numbers, strings and lists and are saved with the weights, so
+    `SegmentationTask.load_from_checkpoint(path)` rebuilds the network with
+    `weights_only=True`, without a YAML and without a download.
+
+    Logged: `train/loss` and `lr/<group>` per step; `val/loss`, `val/mIoU`,
+    `val/pixel_accuracy` and `val/IoU/<class>` over the whole validation set, and the same
+    under `test/`. A class in neither labels nor predictions has no IoU: it is not logged and not
+    part of the mean.
+
+    Args:
+        num_classes: N, from the data.
+        class_names: N names, from the data.
+        palette: N colours [r, g, b] in 0..255, from the data; pictures are drawn with it.
+        mean: Channel means the data was normalised with, in 0..1; kept for prediction.
+        std: Channel standard deviations, likewise.
+        architecture: `deeplab` is the paper's 1x1 head; the others add ASPP, and a decoder.
+        encoder: Name of an encoder of segmentation_models_pytorch, such as resnet50.
+        encoder_weights: `imagenet` downloads weights from a hub; null starts from random ones.
+        output_stride: Input pixels per pixel of the last feature map: 8 or 16.
+        deform_layers: How many of the encoder's last 3x3 convolutions are deformable; 0 is
+            the plain network, 3 the paper's choice.
+        modulated: Learn a weight per sampling point too (version 2); false is version 1.
+        offset_groups: Channel groups with offsets of their own; 1 is the paper's.
+        dilation: Dilation of the last stages in place of what the output stride asks for
+            (the paper's table 3); null leaves it.
+        optimizer: `sgd` or `adamw`.
+        lr: Learning rate of the head after warm-up.
+        momentum: Momentum of SGD, first beta of AdamW.
+        weight_decay: Decay of all but biases and normalisation.
+        encoder_lr_scale: Factor on the encoder's rate; below 1 keeps pretrained features.
+        offset_lr_scale: Factor on the offset convolutions' rate.
+        offset_warmup_steps: Optimizer steps before offsets begin to learn; until then their
+            rate is 0 and every layer reads where a plain convolution reads.
+        warmup_steps: Optimizer steps of linear warm-up.
+        poly_power: Exponent of the poly schedule; 0 keeps the rate constant.
+        compile: Compile the network with torch.compile; the first steps take minutes.
+        channels_last: Keep feature maps with channels innermost, which is what the
+            operators read fastest; changes no result beyond rounding.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: list[str] | None = None,
+        palette: list[list[int]] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        architecture: Literal["deeplab", "deeplabv3", "deeplabv3plus"] = "deeplabv3plus",
+        encoder: str = "resnet50",
+        encoder_weights: str | None = None,
+        output_stride: int = 16,
+        deform_layers: int = 3,
+        modulated: bool = True,
+        offset_groups: int = 1,
+        dilation: int | None = None,
+        optimizer: optim.OptimizerName = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        encoder_lr_scale: float = 1.0,
+        offset_lr_scale: float = 0.1,
+        offset_warmup_steps: int = 0,
+        warmup_steps: int = 0,
+        poly_power: float = 0.9,
+        compile: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        # logger=False: the command line logs the whole resolved configuration instead.
+        self.save_hyperparameters(logger=False)
+        self.class_names = class_names or [f"class {index}" for index in range(num_classes)]
+        if len(self.class_names) != num_classes:
+            raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
+
+        self.network = build_deeplab(
+            architecture=architecture,
+            encoder=encoder,
+            encoder_weights=encoder_weights,
+            output_stride=output_stride,
+            deform_layers=deform_layers,
+            modulated=modulated,
+            offset_groups=offset_groups,
+            num_classes=num_classes,
+            dilation=dilation,
+        )
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        self.confusion = ConfusionMatrix(num_classes)
+        self.eval_loss = WeightedMean()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute logits (B, N, H, W) of normalised images (B, 3, H, W)."""
+        return self.network(image.contiguous(memory_format=self.memory_format))
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        """Compile in place, which leaves the names in the state dict as they are."""
+        if self.hparams["compile"]:
+            self.network.compile()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimizer; the rates are set before each step by `on_train_batch_start`."""
+        groups = optim.parameter_groups(
+            self.network,
+            lr=self.hparams["lr"],
+            weight_decay=self.hparams["weight_decay"],
+            encoder_lr_scale=self.hparams["encoder_lr_scale"],
+            offset_lr_scale=self.hparams["offset_lr_scale"],
+        )
+        return optim.build_optimizer(self.hparams["optimizer"], groups, self.hparams["momentum"])
+
+    def on_train_start(self) -> None:
+        """Fix the length of the schedule, and let today's settings win over a checkpoint's.
+
+        Resuming restores the optimizer's groups with the rates and decays of the stopped
+        run; a `--model.lr` given now would change nothing.
+        """
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise UserValueError("the schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        self.total_steps = int(total_steps)
+
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        fresh = self.configure_optimizers()
+        for restored, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+            restored.update({key: value for key, value in wanted.items() if key != "params"})
+
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Set the rates of this step: a function of the step alone, so resuming is exact."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        step = self.global_step
+        factor = optim.rate_factor(step, self.total_steps, self.hparams["warmup_steps"], self.hparams["poly_power"])
+        rates = optim.set_rates(optimizer, factor, offsets_learn=step >= self.hparams["offset_warmup_steps"])
+        self.log_dict({f"lr/{place}": rate for place, rate in rates.items()}, batch_size=1)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss = losses.cross_entropy(self(batch["image"]), batch["labels"])
+        self.log("train/loss", loss, batch_size=len(batch["image"]))
+        return loss
+
+    # Evaluation: the same for validation and test
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self._start_evaluation()
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self._start_evaluation()
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._finish_evaluation("test")
+
+    def _start_evaluation(self) -> None:
+        self.confusion.reset()
+        self.eval_loss.reset()
+
+    def _evaluate(self, batch: Mapping[str, Any]) -> None:
+        labels = batch["labels"]
+        logits = self(batch["image"])  # (B, N, H, W)
+        self.confusion.update(logits.argmax(1), labels)
+        self.eval_loss.update(losses.cross_entropy(logits, labels), (labels != losses.IGNORE).sum())
+
+    def _finish_evaluation(self, split: str) -> None:
+        self.confusion.sync()
+        self.eval_loss.sync()
+        measured = {
+            "loss": self.eval_loss.compute(),
+            "mIoU": self.confusion.mean_iou(),
+            "pixel_accuracy": self.confusion.pixel_accuracy(),
+        }
+        for name, iou in zip(self.class_names, self.confusion.iou(), strict=True):
+            if not iou.isnan():
+                measured[f"IoU/{name}"] = iou
+        # sync_dist: every process has the same sums already; their mean is that value.
+        self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()}, sync_dist=True)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep a rebuild from fetching weights that the checkpoint replaces anyway."""
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["encoder_weights"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on training with another optimizer than the checkpoint's."""
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved, wanted = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["optimizer"], self.hparams["optimizer"]
+        if saved != wanted:
+            raise UserValueError(
+                f"model.optimizer is {wanted}, but the checkpoint holds the state of {saved}: a run can only go on "
+                "with its own optimizer"
+            )

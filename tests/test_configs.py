@@ -1,0 +1,56 @@
+"""Every YAML under configs/, found by globbing: it parses, builds, and takes one small step."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segdcn import cli
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
+DATA = sorted((CONFIGS / "data").glob("*.yaml"))
+SMALL = ["--data.batch_size=2", "--data.num_workers=0", "--data.crop_size=64", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A folder with a data set of a few small pictures."""
+    folder = tmp_path_factory.mktemp("shapes") / "set"
+    assert cli.main(["data", "make-shapes", "--output", str(folder), "--train=4", "--val=2", "--size=64"]) == 0
+    return folder
+
+
+def one_step(data, model, *flags):
+    """Run one training and one validation step of `fit`, with random weights."""
+    files = ["--config", str(CONFIGS / "base.yaml"), "--data", str(data), "--model", str(model)]
+    return cli.main(["fit", *files, "--model.encoder_weights=null", "--trainer.fast_dev_run=1", *SMALL, *flags])
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
+def test_a_model_takes_a_step(model, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "shapes.yaml"
+    data.write_text(f"class_path: segdcn.data.Shapes\ninit_args: {{root: {shapes}}}\n")
+    assert one_step(data, model) == 0
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda path: path.stem)
+def test_a_data_set_takes_a_step(data, shapes, test_data, tmp_path, monkeypatch):
+    """With the smallest model, on the samples at hand."""
+    monkeypatch.chdir(tmp_path)
+    roots = {"segdcn.data.Shapes": shapes, "segdcn.data.VOC": test_data / "VOCdevkit" / "VOC2012"}
+    root = roots[yaml.safe_load(data.read_text())["class_path"]]
+    assert one_step(data, CONFIGS / "model" / "deeplabv3plus_r18_dcn.yaml", f"--data.root={root}") == 0
+
+
+@pytest.mark.parametrize("config", [CONFIGS / "base.yaml", *MODELS, *DATA], ids=lambda path: path.stem)
+def test_a_config_opens_with_a_note_whose_files_exist(config):
+    """What it is, what to expect, and the command that runs it."""
+    head = [line for line in config.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert "# Expect: " in text
+    assert "segdcn fit" in text
+    named = {word for word in text.replace("\\", " ").split() if word.startswith("configs/")}
+    assert named and all((CONFIGS.parent / name).is_file() for name in named)

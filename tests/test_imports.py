@@ -1,0 +1,66 @@
+"""The rule of CONTRIBUTING.md: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
+
+# A module may import the layers to the left of its own, and itself. cli and verbs may import all.
+ALLOWED = {
+    "errors": set(),
+    "ops": {"errors"},
+    "layers": {"errors", "ops"},
+    "models": {"errors", "layers"},
+    "data": {"errors"},
+    "metrics": {"errors", "losses"},
+    "losses": {"errors"},
+    "optim": {"errors"},
+    "task": {"errors", "models", "losses", "metrics", "optim"},
+    "offsets": {"errors", "layers"},
+    "pictures": {"errors", "offsets"},
+    "timing": {"errors"},
+}
+TORCH_ONLY = {"errors", "ops", "layers"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(part: str) -> list[Path]:
+    folder = PACKAGE / part
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_one_way(part):
+    paths = files(part)
+    assert paths
+    for path in paths:
+        inside = {name.split(".")[1] for name in imports(path) if name.startswith("segdcn.")}
+        assert inside <= ALLOWED[part] | {part}, path
+
+
+@pytest.mark.parametrize("part", sorted(TORCH_ONLY))
+def test_operators_and_layers_import_torch_only(part):
+    import sys
+
+    for path in files(part):
+        outside = {name.split(".")[0] for name in imports(path)} - {"segdcn"} - set(sys.stdlib_module_names)
+        assert outside <= {"torch"}, path
+
+
+def test_nothing_is_a_drawer():
+    names = {path.stem for path in PACKAGE.rglob("*.py")} | {path.name for path in PACKAGE.rglob("*") if path.is_dir()}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -1,0 +1,69 @@
+import csv
+import os
+
+import pytest
+
+from segdcn.loggers import CSVLog, has_wandb_key, wandb_logger
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_on_disk_at_once_and_new_metrics_get_a_column(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = CSVLog(path)
+    log.log_metrics({"loss": 1.5}, step=0)
+    assert rows(path) == [{"step": "0", "loss": "1.5"}]
+    log.log_metrics({"mIoU": 0.25}, step=1)
+    assert rows(path) == [{"step": "0", "loss": "1.5", "mIoU": ""}, {"step": "1", "loss": "", "mIoU": "0.25"}]
+
+
+def test_a_second_log_goes_on_with_the_file(tmp_path):
+    path = tmp_path / "metrics.csv"
+    CSVLog(path).log_metrics({"loss": 1.5}, step=0)
+    CSVLog(path).log_metrics({"mIoU": 0.5, "loss": 1.0}, step=1)
+    assert rows(path) == [{"step": "0", "loss": "1.5", "mIoU": ""}, {"step": "1", "loss": "1.0", "mIoU": "0.5"}]
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_a_key_is_found_where_wandb_looks_for_it(no_key, monkeypatch):
+    assert not has_wandb_key()
+    no_key.write_text("machine elsewhere.example login user password x\n")
+    assert not has_wandb_key()
+    no_key.write_text("machine api.wandb.ai login user password x\n")
+    assert has_wandb_key()
+    no_key.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert has_wandb_key()
+
+
+@pytest.mark.parametrize(("mode", "variable"), [("off", "online"), ("auto", "disabled")])
+def test_off_starts_nothing(no_key, monkeypatch, tmp_path, mode, variable):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    logger, line = wandb_logger(mode, "project", "name", tmp_path, "abcdefgh", "fit", {})
+    assert (logger, line) == (None, "off")
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_without_a_key_it_is_offline_and_asks_nothing(no_key, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("prompted"))
+    logger, line = wandb_logger(mode, "project", "name", tmp_path, "abcdefgh", "fit", {"model": {"lr": 0.5}})
+    run = logger.experiment
+    try:
+        assert line.startswith("offline") and str(tmp_path) in line
+        assert run.id == "abcdefgh" and logger.version == "abcdefgh"
+        assert run.config["model"]["lr"] == 0.5
+        assert list(tmp_path.glob("wandb/offline-run-*-abcdefgh/*.wandb"))
+        assert "WANDB_MODE" not in os.environ
+    finally:
+        run.finish()

@@ -1,0 +1,224 @@
+"""Training and measuring with a network of a few hundred parameters, on random pictures."""
+
+import warnings
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import segdcn.task
+from segdcn.errors import UserValueError
+from segdcn.layers import DeformableConv2d
+from segdcn.task import SegmentationTask
+
+CLASSES = ["sky", "road", "cat"]  # no pixel is a cat
+
+
+class TinyNetwork(nn.Module):
+    """The names that matter: an encoder with a deformable layer, and a head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), DeformableConv2d(4, 4, 3, padding=1)
+        )
+        self.segmentation_head = nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, image):  # noqa: D102
+        return self.segmentation_head(self.encoder(image))
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(segdcn.task, "build_deeplab", lambda num_classes, **_: TinyNetwork(num_classes))
+
+
+@pytest.fixture(autouse=True)
+def third_party_warnings():
+    with warnings.catch_warnings():
+        # Lightning asks torch's pytree in a way torch deprecates.
+        warnings.filterwarnings("ignore", r".*`isinstance\(treespec, LeafSpec\)` is deprecated")
+        # Eight pictures in memory need no workers.
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        # These tests train and validate in separate calls.
+        warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
+        yield
+
+
+def make_task(**settings):
+    torch.manual_seed(0)
+    return SegmentationTask(num_classes=3, class_names=CLASSES, **settings)
+
+
+def samples(count=8):
+    generator = torch.Generator().manual_seed(1)
+    for number in range(count):
+        labels = torch.randint(0, 2, (8, 8), generator=generator)
+        image = torch.randn(3, 8, 8, generator=generator) + 2 * labels
+        labels[: number % 3] = 255  # another number of counted pixels in each
+        yield {"image": image, "labels": labels, "name": str(number)}
+
+
+def loader(batch_size=2):
+    return DataLoader(list(samples()), batch_size=batch_size)
+
+
+def trainer(tmp_path, **settings):
+    return Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_validation_is_exact_over_the_set_whatever_the_batches(tmp_path):
+    """Recomputed by hand from all pixels at once; batches of 3, 3 and 2."""
+    task = make_task().eval()
+    measured = trainer(tmp_path).validate(task, loader(batch_size=3), verbose=False)[0]
+
+    image = torch.stack([sample["image"] for sample in samples()])
+    labels = torch.stack([sample["labels"] for sample in samples()])
+    with torch.no_grad():
+        logits = task.eval()(image)
+    prediction, counted = logits.argmax(1)[labels != 255], labels[labels != 255]
+    by_hand = {}
+    for index, name in enumerate(CLASSES):
+        union = ((prediction == index) | (counted == index)).sum().item()
+        if union:
+            by_hand[name] = ((prediction == index) & (counted == index)).sum().item() / union
+    assert {name: measured[f"val/IoU/{name}"] for name in by_hand} == pytest.approx(by_hand)
+    assert measured["val/mIoU"] == pytest.approx(sum(by_hand.values()) / len(by_hand))
+    assert measured["val/loss"] == pytest.approx(F.cross_entropy(logits, labels, ignore_index=255).item(), rel=1e-5)
+    assert measured["val/pixel_accuracy"] == pytest.approx((prediction == counted).float().mean().item())
+
+
+def test_training_lowers_the_loss(tmp_path):
+    task = make_task(lr=0.1)
+    before = trainer(tmp_path).validate(task, loader(), verbose=False)[0]["val/loss"]
+    trainer(tmp_path, max_epochs=10).fit(task, loader())
+    after = trainer(tmp_path).validate(task, loader(), verbose=False)[0]["val/loss"]
+    assert after < 0.7 * before
+
+
+def test_test_measures_the_same_under_its_own_name(tmp_path):
+    task = make_task()
+    validated = trainer(tmp_path).validate(task, loader(), verbose=False)[0]
+    tested = trainer(tmp_path).test(task, loader(), verbose=False)[0]
+    assert tested == {name.replace("val/", "test/"): value for name, value in validated.items()}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_offsets_do_not_learn_before_their_warm_up_ends(tmp_path, optimizer):
+    """4 batches are steps 0 to 3: with a warm-up of 4 offsets stay, with 3 the last step moves them."""
+    for warmup, stays in [(4, True), (3, False)]:
+        task = make_task(optimizer=optimizer, offset_warmup_steps=warmup, lr=0.05)
+        before = weights(task)
+        trainer(tmp_path, max_epochs=1).fit(task, loader())
+        changed = {name for name, value in weights(task).items() if not torch.equal(value, before[name])}
+        assert "network.encoder.0.weight" in changed
+        assert ("network.encoder.2.offset_conv.weight" not in changed) == stays
+
+
+def test_the_rates_follow_the_schedule_step_by_step(tmp_path):
+    """4 steps, 2 of warm-up: 1/2, 1, 1, then (1 - 1/2) at power 1; offsets at a tenth, from step 1."""
+    seen = []
+
+    class Spy(SegmentationTask):
+        def on_before_optimizer_step(self, optimizer):
+            seen.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+    task = Spy(num_classes=3, lr=0.4, warmup_steps=2, poly_power=1.0, offset_warmup_steps=1)
+    trainer(tmp_path, max_epochs=1).fit(task, loader())
+    assert [rates["head"] for rates in seen] == pytest.approx([0.2, 0.4, 0.4, 0.2])
+    assert [rates["offset"] for rates in seen] == pytest.approx([0.0, 0.04, 0.04, 0.02])
+
+
+def test_a_batch_of_ignored_pixels_does_not_end_training(tmp_path):
+    task = make_task(weight_decay=0.0)
+    ignored = [sample | {"labels": torch.full((8, 8), 255)} for sample in samples()]
+    before = weights(task.network.segmentation_head)
+    trainer(tmp_path, max_steps=1).fit(task, DataLoader(ignored, batch_size=2))
+    assert all(torch.equal(value, before[name]) for name, value in weights(task.network.segmentation_head).items())
+
+
+def test_a_schedule_without_end_is_refused(tmp_path):
+    with pytest.raises(UserValueError, match="set trainer.max_epochs or trainer.max_steps"):
+        trainer(tmp_path, max_epochs=-1).fit(make_task(), loader())
+
+
+def test_a_checkpoint_rebuilds_itself(tmp_path, monkeypatch):
+    """Without a YAML, with weights_only=True, and without asking for pretrained weights again."""
+    asked = []
+    monkeypatch.setattr(
+        segdcn.task,
+        "build_deeplab",
+        lambda num_classes, encoder_weights, **_: asked.append(encoder_weights) or TinyNetwork(num_classes),
+    )
+    palette = [[0, 0, 0], [1, 2, 3], [255, 255, 255]]
+    task = make_task(encoder_weights="imagenet", palette=palette, mean=[0.5] * 3, std=[0.25] * 3, lr=0.03)
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(task, loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    again = SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True).eval()
+    assert asked == ["imagenet", None]
+    assert again.class_names == CLASSES
+    assert again.hparams["palette"] == palette and again.hparams["lr"] == 0.03
+    image = torch.randn(1, 3, 8, 8)
+    assert torch.equal(again(image), task.eval()(image))
+
+
+def test_what_is_set_now_wins_over_the_optimizer_of_a_checkpoint(tmp_path):
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(make_task(lr=0.1, weight_decay=0.3), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+
+    task = make_task(lr=0.01, weight_decay=0.5, momentum=0.8, poly_power=0.0)
+    second = trainer(tmp_path, max_epochs=2)
+    second.fit(task, loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert second.global_step == 8
+    group = second.optimizers[0].param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.01, 0.5, 0.8)
+    assert second.optimizers[0].state  # the momentum itself went on
+
+
+def test_another_optimizer_cannot_go_on(tmp_path):
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(make_task(), loader())
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(UserValueError, match="model.optimizer is adamw"):
+        trainer(tmp_path, max_epochs=2).fit(
+            make_task(optimizer="adamw"), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+        )
+
+
+def test_compiling_keeps_the_names_of_the_weights(monkeypatch):
+    plain, compiled = make_task(), make_task(compile=True)
+    compiled.setup("fit")
+    assert compiled.network._compiled_call_impl is not None
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+
+
+def test_the_network_works_on_channels_last():
+    seen = []
+    task = make_task()
+    task.network.segmentation_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task(torch.randn(2, 3, 8, 8))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert task.network.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_class_names_must_be_as_many_as_classes():
+    with pytest.raises(UserValueError, match="2 class_names for 3 classes"):
+        SegmentationTask(num_classes=3, class_names=["a", "b"])
