@@ -108,7 +108,7 @@ def draw_sampling(
     titles, taps = [], 1
     for i, chain in enumerate(chains):
         taps *= chain[0].positions.shape[1]
-        titles.append(f"{'last layer' if i == 0 else f'last {i + 1} layers'}: {taps} points")
+        titles.append(f"{'last layer' if i == 0 else f'last {i + 1} layers'}: {'up to ' if i else ''}{taps} points")
     return offset_pictures.sampling_picture(
         segmentation.to_pixels(sample["image"], task.hparams["mean"], task.hparams["std"]),
         places=[(y, x, task.class_names[label]) for y, x, label in places],

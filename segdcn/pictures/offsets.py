@@ -1,17 +1,21 @@
 """Pictures of where deformable layers look."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from segdcn.offsets import Points
 from segdcn.pictures.segmentation import DPI, TILE_INCHES, to_image
 
-TAP_COLOURS = colormaps["viridis"](np.linspace(0.15, 1.0, 9))
+# Okabe and Ito's palette, which colour-blind readers can tell apart, white and grey; one per tap.
+TAP_COLOURS = np.array(
+    ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff", "#999999"]
+)
 
 
 def choose_places(labels: np.ndarray, count: int = 3, ignore_index: int = 255) -> list[tuple[float, float, int]]:
@@ -70,15 +74,19 @@ def sampling_picture(
             )
             axes.imshow(pale, interpolation="bilinear")
             read = points[row][column]
-            area = 46 * read.weight.numpy() / len(read.weight) ** 0.4
+            # Points shrink with their number, so that 729 still leave the image to be seen.
+            area = 90 * len(read.weight) ** -0.35 * read.weight.numpy().clip(0.3, 4)
             axes.scatter(
                 read.x.numpy(),
                 read.y.numpy(),
                 s=area,
                 c=TAP_COLOURS[read.tap.numpy() % len(TAP_COLOURS)],
                 edgecolors="black",
-                linewidths=0.5 if len(read.weight) < 100 else 0.25,
+                linewidths=0.8 if len(read.weight) < 100 else 0.4,
             )
+            outside = int(((read.y < 0) | (read.y > height - 1) | (read.x < 0) | (read.x > width - 1)).sum())
+            if outside:
+                _note(axes, 0.98, 0.03, f"{outside} outside", horizontalalignment="right", verticalalignment="bottom")
             axes.plot(x, y, "+", color="white", markersize=15, markeredgewidth=4.5)
             axes.plot(x, y, "+", color="#d0021b", markersize=13, markeredgewidth=2.2)
             axes.set_xlim(-0.5, width - 0.5)
@@ -87,8 +95,11 @@ def sampling_picture(
             if row == 0:
                 axes.set_title(titles[column], fontsize=11, pad=6)
             if column == 0:
-                axes.text(
-                    0.02, 0.97, name, transform=axes.transAxes, va="top", fontsize=11,
-                    bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2.5},
-                )  # fmt: skip
+                _note(axes, 0.02, 0.97, name, horizontalalignment="left", verticalalignment="top")
     return to_image(figure)
+
+
+def _note(axes: Axes, x: float, y: float, text: str, **alignment: Any) -> None:
+    """Write on a pale patch at (x, y), in shares of the tile."""
+    patch = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2.5}
+    axes.text(x, y, text, transform=axes.transAxes, fontsize=11, bbox=patch, **alignment)
