@@ -1,0 +1,16 @@
+"""Data sets: one class each, see `segdcn.data.base.SegmentationData`."""
+
+from segdcn.data.base import Sample, SegmentationData, SegmentationDataset
+from segdcn.data.loading import EpochSampler, original_message
+from segdcn.data.shapes import Shapes
+from segdcn.data.voc import VOC
+
+__all__ = [
+    "VOC",
+    "EpochSampler",
+    "Sample",
+    "SegmentationData",
+    "SegmentationDataset",
+    "Shapes",
+    "original_message",
+]

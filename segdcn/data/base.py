@@ -1,0 +1,322 @@
+"""Data sets: list the samples, read them, serve batches.
+
+A data set is one subclass of `SegmentationData` and one YAML. The subclass names its
+classes and colours and lists its files; everything else is here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from segdcn.data import transforms
+from segdcn.data.files import read_id_map, read_picture
+from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
+from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where one sample lies.
+
+    Attributes:
+        name: Unique within its split; batches carry it.
+        image: The picture.
+        labels: The label map.
+        instances: The instance map, where the data set has one.
+    """
+
+    name: str
+    image: Path
+    labels: Path
+    instances: Path | None = None
+
+
+class SegmentationData(pl.LightningDataModule):
+    """Base of every data set: batches for training, validation and test.
+
+    A subclass sets `class_names` and `palette` and implements `list_samples`; it overrides
+    `read_labels` if its files need mapping to class ids. Batches are
+    `{"image": (B, 3, H, W) float32 normalised, "labels": (B, H, W) int64 with 255 = ignore,
+    "name": list[str]}`.
+
+    Training batches are augmented crops (see `segdcn.data.transforms`), shuffled, and the
+    last incomplete batch of an epoch is left out. Every random choice follows from (seed,
+    epoch, index), so a run repeats whatever the number of workers. Validation and test
+    give whole images in their original size and order.
+
+    Args:
+        root: Folder of the data set; each subclass says which.
+        batch_size: Images per training step.
+        eval_batch_size: Images per validation or test step. Images of different size are
+            padded to the largest in their batch; with 1 no image's numbers depend on its
+            neighbours.
+        num_workers: Processes that read and augment; 0 does it in the main process. The
+            numbers stay the same.
+        crop_size: Training crop in pixels: one number or [height, width]; multiples of
+            `size_divisor`. Larger crops show more context and cost time and memory.
+        scale_range: Smallest and largest factor by which a training image is scaled before
+            cropping, uniformly drawn. [1, 1] leaves sizes alone.
+        flip_prob: Probability of mirroring left to right, 0 to 1.
+        colour_jitter: Brightness, contrast and saturation change by up to a factor of 1 +- this,
+            hue by up to a quarter of it (1 is the full circle); 0 to 1, 0 is off.
+        mean: Channel means (R, G, B) subtracted from values in 0..1. ImageNet's by default;
+            pretrained encoders expect those.
+        std: Channel standard deviations to divide by, likewise.
+        seed: Seed of order and augmentation, 0 or more.
+        size_divisor: The network takes sizes that are multiples of this: its output
+            stride, or a multiple of that. Evaluation pads with the mean colour and label 255
+            at the bottom and on the right.
+        train_split: Split to train on.
+        val_split: Split to validate on.
+        test_split: Split to test on.
+        train_limit: Train on the first n samples only; null takes all. For trials: a network
+            that cannot overfit 8 images has a bug.
+        eval_limit: Validate and test on the first n samples only; null takes all.
+    """
+
+    class_names: ClassVar[tuple[str, ...]]
+    palette: ClassVar[tuple[tuple[int, int, int], ...]]
+    ignore_index: ClassVar[int] = IGNORE_INDEX
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        crop_size: int | tuple[int, int] = 512,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip_prob: float = 0.5,
+        colour_jitter: float = 0.0,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        seed: int = 0,
+        size_divisor: int = 32,
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "val",
+        train_limit: int | None = None,
+        eval_limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).expanduser()
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
+        self.scale_range = (scale_range[0], scale_range[1])
+        self.flip_prob, self.colour_jitter = flip_prob, colour_jitter
+        self.mean, self.std = list(mean), list(std)
+        self.seed, self.size_divisor = seed, size_divisor
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+        self.train_limit, self.eval_limit = train_limit, eval_limit
+        self._listed: dict[str, list[Sample]] = {}
+        self._check_settings()
+
+    # What a data set says about itself
+
+    @property
+    def num_classes(self) -> int:
+        """N, the number of classes; background is one of them, 255 is not."""
+        return len(self.class_names)
+
+    def list_samples(self, split: str) -> list[Sample]:
+        """List the samples of a split, in a fixed order; whether the files exist is checked later.
+
+        Raises:
+            MissingFileError: The root holds something else, or there is no such split.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement list_samples")
+
+    def read_labels(self, sample: Sample) -> np.ndarray:
+        """Read labels as class ids (H, W) in 0..N-1 or 255; here: the ids as they are stored."""
+        return read_id_map(sample.labels)
+
+    def read_instances(self, sample: Sample) -> np.ndarray:
+        """Read the instance map (H, W): 0 is no instance, each other number one object.
+
+        Raises:
+            UserValueError: This data set has no instance maps.
+        """
+        if sample.instances is None:
+            raise UserValueError(f"{sample.name} has no instance map; {self.root} holds only class labels")
+        return read_id_map(sample.instances)
+
+    # From splits to samples
+
+    def samples(self, split: str) -> list[Sample]:
+        """List the samples of a split, checked: the files are there, and there is at least one.
+
+        Raises:
+            MissingFileError: The root, the split, an image or a label file is missing.
+            InvalidDataError: The split is empty.
+        """
+        if split not in self._listed:
+            if not self.root.is_dir():
+                raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
+            samples = self.list_samples(split)
+            if not samples:
+                raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+            for sample in samples:
+                if not sample.image.is_file():
+                    raise MissingFileError(f"{sample.image} does not exist, but the split {split!r} lists it")
+                if not sample.labels.is_file():
+                    raise MissingFileError(f"{sample.image} has no label file; expected {sample.labels}")
+            self._listed[split] = samples
+        return self._listed[split]
+
+    def train_dataset(self) -> "SegmentationDataset":
+        """Return the augmented training samples."""
+        transform = transforms.train_transform(
+            self.crop_size, self.scale_range, self.flip_prob, self.colour_jitter, self.mean, self.std
+        )
+        return SegmentationDataset(self, self.samples(self.train_split)[: self.train_limit], transform)
+
+    def eval_dataset(self, split: str) -> "SegmentationDataset":
+        """Return the samples of a split as they are: original size and order, only normalised."""
+        transform = transforms.eval_transform(self.mean, self.std)
+        return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform)
+
+    # What Lightning calls
+
+    def setup(self, stage: str) -> None:
+        """List what `stage` needs (fit, validate, test or predict), so that a wrong root stops a run at once."""
+        if stage == "fit":
+            count = len(self.train_dataset())
+            if count < self.batch_size:
+                raise UserValueError(
+                    f"the training set has {count} images, fewer than one batch of {self.batch_size}; "
+                    f"set --data.batch_size to {count} or less"
+                )
+        if stage in ("fit", "validate"):
+            self.samples(self.val_split)
+        if stage in ("test", "predict"):
+            self.samples(self.test_split)
+
+    def train_dataloader(self) -> DataLoader:
+        """Serve shuffled, augmented batches; the incomplete last batch of an epoch is left out.
+
+        A batch of one image would break the batch normalisation after ASPP's pooling.
+        """
+        dataset = self.train_dataset()
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        sampler = EpochSampler(len(dataset), self.seed, epoch=epoch)
+        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Serve the validation split."""
+        return self._eval_loader(self.val_split)
+
+    def test_dataloader(self) -> DataLoader:
+        """Serve the test split."""
+        return self._eval_loader(self.test_split)
+
+    def _eval_loader(self, split: str) -> DataLoader:
+        dataset = self.eval_dataset(split)
+        return self._loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
+
+    def _loader(self, dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+        # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
+        cv2.setNumThreads(1)
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            collate_fn=PadAndStack(self.size_divisor),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=start_worker,
+            # Its own generator: loaders draw a seed per pass, from the global state otherwise.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers that are not forked get a pickled copy; the trainer has no place in it.
+        return {key: value for key, value in self.__dict__.items() if key != "trainer"} | {"trainer": None}
+
+    def _check_settings(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "size_divisor"):
+            if getattr(self, name) < 1:
+                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("train_limit", "eval_limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
+        for name in ("flip_prob", "colour_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
+        if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
+            raise UserValueError(
+                f"data.crop_size is {list(self.crop_size)}; expected positive multiples of "
+                f"data.size_divisor = {self.size_divisor}, which the network takes"
+            )
+        smallest, largest = self.scale_range
+        if not 0 < smallest <= largest:
+            raise UserValueError(
+                f"data.scale_range is {[smallest, largest]}; expected [smallest, largest] with 0 < smallest <= largest"
+            )
+        if min(self.std) <= 0:
+            raise UserValueError(f"data.std is {self.std}; expected positive numbers")
+
+
+class SegmentationDataset(Dataset[Item]):
+    """The samples of one split, read and transformed on demand.
+
+    Args:
+        data: Reads the labels and knows the classes.
+        samples: What to serve.
+        transform: From `segdcn.data.transforms`.
+    """
+
+    def __init__(self, data: SegmentationData, samples: Sequence[Sample], transform: Any) -> None:
+        self.data, self.samples, self.transform = data, samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        """Return one sample; the key is an index, or `(epoch, index)` from an `EpochSampler`.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        epoch, index = (0, key) if isinstance(key, int) else key
+        image, labels = self.read(index)
+        image_chw, labels_hw = transforms.apply(self.transform, image, labels, (self.data.seed, epoch, index))
+        return {"image": image_chw, "labels": labels_hw, "name": self.samples[index].name}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        sample = self.samples[index]
+        image, labels = read_picture(sample.image), self.data.read_labels(sample)
+        if image.shape[:2] != labels.shape:
+            raise InvalidDataError(
+                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
+                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
+            )
+        num_classes = self.data.num_classes
+        wrong = (labels >= num_classes) & (labels != IGNORE_INDEX) | (labels < 0)
+        if wrong.any():
+            raise InvalidDataError(
+                f"{sample.labels} holds the label {int(labels[wrong][0])} in {int(wrong.sum())} pixels; "
+                f"expected 0 to {num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
+            )
+        return image, labels.astype(np.uint8)

@@ -1,0 +1,122 @@
+"""Which sample comes when, how samples become a batch, and how a worker's error gets out."""
+
+import re
+from collections.abc import Iterator
+from typing import TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch.nn.functional import pad
+from torch.utils.data import Sampler
+
+IGNORE_INDEX = 255
+
+
+class Item(TypedDict):
+    """One sample: image (3, H, W) float32 normalised, labels (H, W) int64, name."""
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    name: str
+
+
+class Batch(TypedDict):
+    """The batch contract: image (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    name: list[str]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yield `(epoch, index)` for every sample of an epoch.
+
+    The epoch travels with the index, so that a worker which outlives epochs
+    (`persistent_workers`) still knows which one a sample is for. The order is a
+    permutation drawn from (seed, epoch) alone: neither the global random state nor the
+    number of workers has a say.
+
+    Args:
+        size: Number of samples.
+        seed: Seed of the order.
+        shuffle: False keeps the order of the list.
+        epoch: Epoch of the first pass. A resumed run has to name it here, because
+            Lightning starts the workers before it calls `set_epoch`.
+    """
+
+    # For several processes: let each take every world_size-th key of this same permutation.
+
+    def __init__(self, size: int, seed: int = 0, shuffle: bool = True, epoch: int = 0) -> None:
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass (Lightning calls this before each)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
+        return iter([(epoch, int(index)) for index in order])
+
+
+class PadAndStack:
+    """Collate items of any size: pad at the bottom and on the right, then stack.
+
+    The batch gets the largest height and width among its items, rounded up to a multiple
+    of `size_divisor`. Padding is 0 in the image (the mean colour, as images are
+    normalised) and 255 in the labels, so it counts neither in the loss nor in a metric.
+
+    Args:
+        size_divisor: Sizes the network takes are multiples of this, in pixels.
+    """
+
+    def __init__(self, size_divisor: int) -> None:
+        self.size_divisor = size_divisor
+
+    def __call__(self, items: list[Item]) -> Batch:
+        """Return the batch of these items."""
+        height = self._rounded_up(max(item["image"].shape[-2] for item in items))
+        width = self._rounded_up(max(item["image"].shape[-1] for item in items))
+        images, labels = [], []
+        for item in items:
+            h, w = item["image"].shape[-2:]
+            margins = (0, width - w, 0, height - h)
+            images.append(pad(item["image"], margins))
+            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX))
+        return {
+            "image": torch.stack(images),
+            "labels": torch.stack(labels),
+            "name": [item["name"] for item in items],
+        }
+
+    def _rounded_up(self, length: int) -> int:
+        return -(-length // self.size_divisor) * self.size_divisor
+
+
+def start_worker(worker_id: int) -> None:
+    """Keep a worker to one thread: OpenCV would start one per core in each of them."""
+    cv2.setNumThreads(1)
+
+
+def original_message(error: BaseException) -> str:
+    """Return the message an error had before a DataLoader worker handed it on.
+
+    Torch rebuilds a worker's exception with the same class and the whole traceback as its
+    message. The last line that names the class carries the message itself. Any other
+    error gives its own message unchanged.
+
+    Example:
+        >>> original_message(ValueError("crop_size is 0"))
+        'crop_size is 0'
+    """
+    text = str(error)
+    if not re.match(r"Caught \w+ in \w+", text) or "Original Traceback" not in text:
+        return text
+    parts = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", text, flags=re.MULTILINE)
+    return parts[-1].strip() if len(parts) > 1 else text

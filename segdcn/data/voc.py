@@ -1,0 +1,100 @@
+"""PASCAL VOC 2012 (Everingham et al. 2015), and any data set stored in its layout."""
+
+from typing import ClassVar
+
+from segdcn.data.base import Sample, SegmentationData
+from segdcn.errors import MissingFileError
+
+
+class VOC(SegmentationData):
+    """PASCAL VOC 2012: 20 classes and background; 255 is the border around objects.
+
+    `root` is the folder that holds `JPEGImages`, `SegmentationClass` and
+    `ImageSets/Segmentation`: `.../VOCdevkit/VOC2012` in the official tree. A split is the
+    name of a list in `ImageSets/Segmentation`, without `.txt`.
+
+    Args and batches are those of `SegmentationData`.
+    """
+
+    class_names: ClassVar[tuple[str, ...]] = (
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    )
+    palette: ClassVar[tuple[tuple[int, int, int], ...]] = (
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (128, 128, 0),
+        (0, 0, 128),
+        (128, 0, 128),
+        (0, 128, 128),
+        (128, 128, 128),
+        (64, 0, 0),
+        (192, 0, 0),
+        (64, 128, 0),
+        (192, 128, 0),
+        (64, 0, 128),
+        (192, 0, 128),
+        (64, 128, 128),
+        (192, 128, 128),
+        (0, 64, 0),
+        (128, 64, 0),
+        (0, 192, 0),
+        (128, 192, 0),
+        (0, 64, 128),
+    )
+    image_suffix: ClassVar[str] = ".jpg"
+
+    def list_samples(self, split: str) -> list[Sample]:
+        """List the names in `ImageSets/Segmentation/<split>.txt`."""
+        self._check_root()
+        lists = self.root / "ImageSets" / "Segmentation"
+        path = lists / f"{split}.txt"
+        if not path.is_file():
+            there = ", ".join(sorted(file.stem for file in lists.glob("*.txt"))) or "none"
+            raise MissingFileError(f"{path} does not exist: no split {split!r}; splits in this folder: {there}")
+        instances = self.root / "SegmentationObject"
+        has_instances = instances.is_dir()
+        return [
+            Sample(
+                name=name,
+                image=self.root / "JPEGImages" / f"{name}{self.image_suffix}",
+                labels=self.root / "SegmentationClass" / f"{name}.png",
+                instances=instances / f"{name}.png" if has_instances else None,
+            )
+            for name in path.read_text().split()
+        ]
+
+    def _check_root(self) -> None:
+        expected = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+        if all((self.root / folder).is_dir() for folder in expected):
+            return
+        for below in ("VOC2012", "VOCdevkit/VOC2012"):
+            if (self.root / below / "JPEGImages").is_dir():
+                raise MissingFileError(
+                    f"{self.root} is a folder above the data set; set --data.root {self.root / below}"
+                )
+        there = ", ".join(sorted(path.name for path in self.root.iterdir())[:6]) or "nothing"
+        raise MissingFileError(
+            f"{self.root} is no tree in VOC's layout: expected {', '.join(expected)}; found {there}. "
+            "Set --data.root to the folder that holds them (VOCdevkit/VOC2012)"
+        )
