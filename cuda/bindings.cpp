@@ -3,9 +3,15 @@
 // from Python (segdcn/ops), which needs no C++ and so no second ABI.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
 #include "deform_conv_ops.h"
 
 #if !defined(SEGDCN_CUDA)
+namespace segdcn {
+std::string cpu_capability();  // deform_conv_cpu.cpp
+}
+
 STABLE_TORCH_LIBRARY(segdcn, library) {
   // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type: float32,
   // float64 for float64 input. `channels_last` is the layout of the results.
@@ -17,6 +23,12 @@ STABLE_TORCH_LIBRARY(segdcn, library) {
       "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
       "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
       "bool need_input, bool need_weight, bool need_offset) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("cpu_capability() -> str");  // the instruction set in use
+}
+
+// No tensor argument tells a device, so it is registered for all.
+STABLE_TORCH_LIBRARY_IMPL(segdcn, CompositeExplicitAutograd, library) {
+  library.impl("cpu_capability", TORCH_BOX(&segdcn::cpu_capability));
 }
 #define SEGDCN_KEY CPU
 #else

@@ -3,7 +3,6 @@
 `setup.py` calls `build` when segdcn is installed. By hand:
 
     python cuda/build.py                  # into segdcn/_lib
-    python cuda/build.py --cuda off       # CPU only, whatever is installed
 
 The libraries use the LibTorch stable ABI at the level of torch 2.11 and hold no Python, so
 one build serves every later torch and every Python. An object file is compiled again only
@@ -134,13 +133,13 @@ def build(output: Path, work: Path) -> list[Path]:
         work: Folder for object files, kept between builds.
     """
     torch = torch_folder()
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        sys.exit(f"segdcn: no C++ compiler {compiler!r} found; install g++ (Debian: apt install g++) or set CXX")
-    objects = list(compile_objects(cpu_objects(), {".cpp": [compiler, *compile_flags(torch)]}, work / "cpu"))
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    if shutil.which(compiler[0]) is None:
+        sys.exit(f"segdcn: no C++ compiler {compiler[0]!r} found; install g++ (Debian: apt install g++) or set CXX")
+    objects = list(compile_objects(cpu_objects(), {".cpp": [*compiler, *compile_flags(torch)]}, work / "cpu"))
     output.mkdir(parents=True, exist_ok=True)
     library = output / "segdcn_cpu.so"
-    link = [compiler, "-shared", *map(str, objects), f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    link = [*compiler, "-shared", *map(str, objects), f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     stamp = work / "cpu" / "segdcn_cpu.stamp"
     current = hashlib.sha256(
         (shlex.join(link) + "".join(o.with_suffix(".stamp").read_text() for o in objects)).encode()

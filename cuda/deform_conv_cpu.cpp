@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "deform_conv_cpu_loops.h"
@@ -15,23 +16,26 @@ namespace {
 using torch::stable::parallel_for;
 
 // The widest instruction set that this processor and the operating system offer.
-// SEGDCN_CPU=baseline|avx2|avx512 asks for a narrower one, to compare and to test them.
+// SEGDCN_CPU=baseline|avx2|avx512 asks for one of them, to compare and to test them.
 const CpuLoops& choose_loops() {
-  [[maybe_unused]] const char* asked = std::getenv("SEGDCN_CPU");
-  [[maybe_unused]] const auto allowed = [&](const CpuLoops& loops) {
-    return asked == nullptr || *asked == '\0' || std::strcmp(asked, loops.name) == 0;
-  };
+  std::vector<const CpuLoops*> offered{&kLoops_baseline};
+#if defined(SEGDCN_HAS_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    offered.push_back(&kLoops_avx2);
+#endif
 #if defined(SEGDCN_HAS_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && allowed(kLoops_avx512))
-    return kLoops_avx512;
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    offered.push_back(&kLoops_avx512);
 #endif
-#if defined(SEGDCN_HAS_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-      allowed(kLoops_avx2))
-    return kLoops_avx2;
-#endif
-  return kLoops_baseline;
+  const char* asked = std::getenv("SEGDCN_CPU");
+  if (asked == nullptr || *asked == '\0') return *offered.back();
+  std::string names;
+  for (const CpuLoops* candidate : offered) {
+    if (std::strcmp(asked, candidate->name) == 0) return *candidate;
+    names += std::string(" ") + candidate->name;
+  }
+  STD_TORCH_CHECK(false, "SEGDCN_CPU is ", asked, ", but this processor and build offer:", names);
 }
 
 const CpuLoops& loops() {
@@ -73,8 +77,8 @@ void write_read_gradients(const ConvGeometry& g, PixelRange pixels, const std::v
 
 }  // namespace
 
-// The instruction set in use, for `segdcn doctor` and the tests.
-const char* cpu_capability() { return loops().name; }
+// The instruction set in use; registered as an operator.
+std::string cpu_capability() { return loops().name; }
 
 void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
             const FieldView& offset, const FieldView& mask, void* columns) {

@@ -7,6 +7,7 @@ shows tracebacks and hides no warning.
 
 import importlib
 import inspect
+import logging
 import re
 import shlex
 import sys
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    _show_messages()
     try:
         _run_verb(args, debug)
         return 0
@@ -74,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = _one_line(f"{type(cause).__name__}: {_original_message(cause)}")
         print(f"segdcn: unexpected error, not of your making: {what}; traceback in {path}", file=sys.stderr)
         return EXIT_UNEXPECTED
+
+
+def _show_messages() -> None:
+    """Print what the package reports through logging, such as that it downloads weights."""
+    log = logging.getLogger("segdcn")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("segdcn: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
 
 
 def _run_verb(args: list[str], debug: bool) -> None:

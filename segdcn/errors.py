@@ -18,5 +18,9 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that should be there is not."""
 
 
+class MissingLibraryError(UserError, ImportError):
+    """A compiled library is not there; the message says how to build it."""
+
+
 class InvalidDataError(UserError, ValueError):
     """A file is there and holds something it should not."""

@@ -36,13 +36,13 @@ class SegmentationTask(LightningModule):
         architecture: `deeplab` is the paper's 1x1 head; the others add ASPP, and a decoder.
         encoder: Name of an encoder of segmentation_models_pytorch, such as resnet50.
         encoder_weights: `imagenet` downloads weights from a hub; null starts from random ones.
-        output_stride: Input pixels per pixel of the last feature map: 8 or 16.
+        output_stride: Input pixels per pixel of the last feature map: 8 or 16; 32 too for `deeplab`.
         deform_layers: How many of the encoder's last 3x3 convolutions are deformable; 0 is
             the plain network, 3 the paper's choice.
         modulated: Learn a weight per sampling point too (version 2); false is version 1.
         offset_groups: Channel groups with offsets of their own; 1 is the paper's.
-        dilation: Dilation of the last stages in place of what the output stride asks for
-            (the paper's table 3); null leaves it.
+        dilation: Dilation of the last stage's 3x3 convolutions in place of what the output
+            stride asks for (the paper's table 3); null leaves it.
         optimizer: `sgd` or `adamw`.
         lr: Learning rate of the head after warm-up.
         momentum: Momentum of SGD, first beta of AdamW.

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from segdcn.ops import library
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # In continuous integration every other skip is a failure: a test that silently stopped
@@ -27,6 +29,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """Run a test on the CPU and, where there is one, on the GPU."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
+    if request.param == "cuda" and library.cuda_problem is not None:
+        pytest.skip("needs an NVIDIA GPU and the CUDA library")
     return torch.device(request.param)
 
 

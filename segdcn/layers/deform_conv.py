@@ -1,5 +1,6 @@
 """A convolution that learns where to read."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
@@ -131,7 +132,7 @@ class DeformableConv2d(nn.Conv2d):
         exact = torch.float64 if input.dtype == torch.float64 else torch.float32
         conv = self.offset_conv
         assert conv.bias is not None
-        with torch.autocast(input.device.type, enabled=False):
+        with _no_autocast(input.device.type):
             field = F.conv2d(
                 input.to(exact),
                 conv.weight.to(exact),
@@ -154,3 +155,8 @@ class DeformableConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         """Show the deformable settings after nn.Conv2d's."""
         return f"{super().extra_repr()}, modulated={self.modulated}, offset_groups={self.offset_groups}"
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Switch autocast off on devices that have it; the meta device does not."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

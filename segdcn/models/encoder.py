@@ -25,6 +25,9 @@ ENCODERS = (
     "resnext101_32x48d",
 )
 
+# Whose exceptions mean that a download failed; most are OSErrors, but not all.
+NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+
 _log = logging.getLogger("segdcn")
 
 
@@ -61,7 +64,9 @@ def build_encoder(
         _log.info("loading %s weights of %s (downloaded once, then cached)", weights, name)
     try:
         encoder = smp.encoders.get_encoder(name, weights=weights, output_stride=output_stride)
-    except OSError as error:  # what huggingface_hub raises for every network failure
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in NETWORK_PACKAGES:
+            raise
         reason = str(error).splitlines()[0][:200]
         raise UserError(
             f"encoder_weights {weights!r} of {name} could not be downloaded ({reason}); connect to a network, or "
@@ -93,7 +98,10 @@ def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, 
         UserValueError: `layers` is negative or more than there are.
     """
     names = [
-        name for name, module in encoder.named_modules() if type(module) is nn.Conv2d and module.kernel_size == (3, 3)
+        name
+        for name, module in encoder.named_modules()
+        # Not the convolution that predicts offsets, inside a layer that is deformable already.
+        if type(module) is nn.Conv2d and module.kernel_size == (3, 3) and not name.endswith("offset_conv")
     ]
     if not 0 <= layers <= len(names):
         raise UserValueError(f"deform_layers is {layers}, but this encoder has {len(names)} 3x3 convolutions")

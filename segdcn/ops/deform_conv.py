@@ -30,7 +30,9 @@ def deform_conv2d(
 
     and multiplied by `mask[k, p]`. The input counts as surrounded by zeros: reads at -1, at
     H (W) and beyond, and at NaN or infinite positions, give 0 and gradient 0. Zero offsets
-    and no mask give `F.conv2d`. Signature, offset order and border are torchvision's.
+    and no mask give `F.conv2d`. Signature, offset order and border are torchvision's; as there,
+    the slope at whole pixels is the right-hand one, so at exactly -1, where the value is still
+    0, the offset's gradient is not.
 
     Positions, weights and sums are computed in float32 (float64 for float64), whatever the
     input's dtype. Under autocast, input, weight and bias take the autocast dtype while
@@ -101,10 +103,12 @@ def _check_shapes(
     tensors = {"input": input, "offset": offset, "weight": weight}
     if mask is not None:
         tensors["mask"] = mask
+    if bias is not None:
+        tensors["bias"] = bias
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, but must be a tensor")
-        if tensor.dim() != 4:
+        if name != "bias" and tensor.dim() != 4:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have 4 dimensions")
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, but input is on {input.device}; move them together")
@@ -182,7 +186,9 @@ def _check_dtypes(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | 
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if input.dtype not in known:
         raise ValueError(f"input has dtype {input.dtype}, but must be float16, bfloat16, float32 or float64")
-    if not torch.is_autocast_enabled(input.device.type):  # autocast makes them equal
+    device = input.device.type
+    autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+    if not autocast or input.dtype == torch.float64:  # elsewhere autocast makes them equal
         for name, tensor in {"weight": weight, "bias": bias}.items():
             if tensor is not None and tensor.dtype != input.dtype:
                 raise ValueError(f"{name} has dtype {tensor.dtype}, but input has {input.dtype}; convert one of them")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from segdcn.errors import MissingLibraryError
+
 FOLDER = Path(__file__).resolve().parent.parent / "_lib"
 BUILD_COMMAND = "scripts/setup (or: pip install --no-build-isolation -e .)"
 
@@ -33,15 +35,15 @@ def require(device: torch.device) -> None:
     """Raise, with the cure, unless the library for `device` is loaded.
 
     Raises:
-        ImportError: The library is missing or does not load.
+        MissingLibraryError: The library is missing or does not load; an ImportError.
         ValueError: segdcn has no operators for this kind of device.
     """
     if cpu_problem is not None:
-        raise ImportError(f"segdcn's operators are not built: {cpu_problem}. Build them with {BUILD_COMMAND}")
+        raise MissingLibraryError(f"segdcn's operators are not built: {cpu_problem}. Build them with {BUILD_COMMAND}")
     if device.type == "cuda" and cuda_problem is not None:
-        raise ImportError(
+        raise MissingLibraryError(
             f"segdcn's CUDA operators are not available: {cuda_problem}. Build them on a machine "
-            f"with nvcc with {BUILD_COMMAND}, or move the tensors to the CPU"
+            f"with nvcc with {BUILD_COMMAND}, or work on the CPU (--trainer.accelerator cpu)"
         )
     if device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"input is on {device}, but segdcn's operators run on cpu and cuda")

@@ -64,8 +64,8 @@ def ops(
 
     Args:
         sizes: Convolutions to time, each B,C,H,W,O,dilation.
-        dtype: Of input and weight; offsets and masks are float32. torchvision gets float32
-            offsets too only where all is float32, and has no bfloat16.
+        dtype: Of input and weight; offsets and masks are float32, or float64 with float64.
+            torchvision wants all of one dtype, and has no bfloat16.
         backward: Time forward and backward too.
         threads: Threads of the CPU; null is torch's choice.
         device: cpu or cuda.
@@ -77,6 +77,8 @@ def ops(
     """
     if rounds < 2 or (threads is not None and threads < 1):
         raise UserValueError(f"rounds is {rounds} and threads {threads}; at least 2 rounds and 1 thread are needed")
+    if json is not None and not Path(json).absolute().parent.is_dir():
+        raise UserValueError(f"json is {json}, but {Path(json).absolute().parent} is no folder; make it first")
     parsed = [Size.parse(size) for size in sizes]
     target = _device(device)
     if threads is not None:
@@ -121,8 +123,9 @@ def _candidates(
     batch, height, width, spread = size.batch, size.height, size.width, size.dilation
     image = normal(batch, size.channels, height, width).to(dtype)
     weight = normal(size.out_channels, size.channels, 3, 3, scale=(9 * size.channels) ** -0.5).to(dtype)
-    offset = normal(batch, 18, height, width, scale=2.0)  # pixels: what trained layers reach
-    mask = normal(batch, 9, height, width).sigmoid() * 2
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    offset = normal(batch, 18, height, width, scale=2.0).to(exact)  # pixels: what trained layers reach
+    mask = normal(batch, 9, height, width).sigmoid().to(exact) * 2
     grad = normal(batch, size.out_channels, height, width).to(dtype)
 
     def prepare(layout: torch.memory_format, *tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -1,5 +1,6 @@
 """`segdcn data ...`: make data sets."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -65,16 +66,28 @@ def make_shapes(
     console.print(f"  background everywhere gives a val mIoU of {background / len(shapes.CLASS_NAMES):.3f}")
 
 
+def _is_ours(path: Path, root: Path) -> bool:
+    """Tell whether a file is one that `shapes.make` writes below `root`, by its place and name."""
+    patterns = (
+        r"(JPEGImages|SegmentationClass|SegmentationObject)/(train|val)_\d{5}\.png",
+        r"ImageSets/Segmentation/(train|val)\.txt",
+        r"dataset\.json",
+    )
+    return re.fullmatch("|".join(patterns), path.relative_to(root).as_posix()) is not None
+
+
 def _make_room(root: Path, overwrite: bool) -> None:
     if root.exists() and not root.is_dir():
         raise UserValueError(f"{root} is a file; expected a folder to write to")
     held = {path.name for path in root.iterdir()} if root.is_dir() else set()
     if not held:
         return
-    ours = {"JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets", "dataset.json"}
-    if held - ours or (root / "JPEGImages").is_dir() and any((root / "JPEGImages").glob("*.jpg")):
+    foreign = next((path for path in sorted(root.rglob("*")) if path.is_file() and not _is_ours(path, root)), None)
+    if foreign is not None:
         # Even with overwrite: a mistyped folder must not cost anyone their files.
-        raise UserValueError(f"{root} holds files that make-shapes did not write; choose another --output")
+        raise UserValueError(
+            f"{root} holds files that make-shapes did not write, such as {foreign}; choose another --output"
+        )
     if not overwrite:
         raise UserValueError(f"{root} is not empty; choose another --output, or pass --overwrite true")
     for name in held:

@@ -75,6 +75,11 @@ def test_offsets_stay_float32_under_autocast_and_in_half_networks(dtype, device)
     assert half(image.to(dtype)).dtype == dtype
 
 
+def test_it_runs_on_the_meta_device():
+    layer = DeformableConv2d(4, 6, 3, padding=1, device="meta")
+    assert layer(torch.empty(2, 4, 8, 8, device="meta")).shape == (2, 6, 8, 8)
+
+
 def test_channels_last_stays_channels_last():
     layer = DeformableConv2d(4, 6, 3, padding=1)
     output = layer(torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last))

@@ -136,6 +136,26 @@ def test_images_it_cannot_take_are_refused_by_size(shape, message):
         build().train()(torch.randn(shape))
 
 
+def test_weights_behind_a_broken_proxy_are_a_users_line_too(monkeypatch):
+    """Not every network failure is an OSError."""
+    error = type("ProxyError", (Exception,), {"__module__": "httpx2"})
+
+    def broken(*_, **__):
+        raise error("proxy says no")
+
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", broken)
+    with pytest.raises(UserError, match="proxy says no"):
+        build(encoder_weights="imagenet")
+
+
+def test_making_more_layers_deformable_leaves_the_others_alone():
+    encoder = build_encoder("resnet18")
+    make_deformable(encoder, 2)
+    make_deformable(encoder, 1)
+    layers = deformable_layers(encoder)
+    assert len(layers) == 3 and not any("offset_conv" in name for name in layers)
+
+
 def test_make_deformable_works_on_any_encoder_and_tells_what_it_replaced():
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
     assert make_deformable(encoder, 1) == ["2"]

@@ -68,33 +68,31 @@ def test_an_empty_batch_gives_an_empty_result_and_gradients(device):
     assert not grads[2].any()  # nothing was seen, so the weight's gradient is zero
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_many_chunks_and_image_groups_change_nothing(groups, dtype, channels_last, device):
-    """256 channels: about 1,800 pixels fill a chunk, so these 3 images of 1,640 make 3 uneven ones.
+@pytest.mark.parametrize(
+    "dtype,channels_last,groups",
+    [
+        (torch.float32, False, 1),
+        (torch.float32, True, 2),
+        (torch.bfloat16, False, 2),
+        (torch.bfloat16, True, 1),
+    ],
+)
+def test_many_chunks_and_image_groups_change_nothing(dtype, channels_last, groups, device):
+    """Columns come in chunks of 16 MiB, here 21,800 pixels; copies to NHWC in groups of images of 16 MiB.
 
-    The definition is given one image at a time; a chunk that mixed up its images would show.
+    8 images of 6,144 pixels make 3 chunks that begin and end within images, and in the
+    layouts that need copies up to 3 groups of images, the last one smaller.
     """
-    geometry = Geometry(3, 256, 40, 41, 8, (3, 3), (1, 1), (1, 1), (1, 1), groups, 2, masked=True, biased=True)
+    geometry = Geometry(8, 64, 64, 96, 8, (1, 3), (1, 1), (0, 1), (1, 1), groups, 2, masked=True, biased=True)
     tensors = random_tensors(geometry, dtype=dtype).map(lambda t: t.to(device))
     if channels_last:
         tensors.input = tensors.input.contiguous(memory_format=torch.channels_last)
     output, grads = tensors.gradients(deform_conv2d, geometry)
-    exact = tensors.map(lambda t: t.float())
+    expected, expected_grads = tensors.map(lambda t: t.float()).gradients(reference.deform_conv2d, geometry)
     limit = 1e-5 if dtype == torch.float32 else 1.6e-2
-    _, (grad_input, grad_offset, *_) = exact.gradients(deform_conv2d, geometry)
-    for image in (0, 2):
-        one = replace(
-            exact,
-            input=exact.input[image : image + 1],
-            offset=exact.offset[image : image + 1],
-            mask=exact.mask[image : image + 1],
-        )
-        expected = one.call(reference.deform_conv2d, replace(geometry, batch=1))
-        assert relative_error(output[image : image + 1], expected) < limit
-    assert relative_error(grads[0], grad_input) < limit
-    assert relative_error(grads[1], grad_offset) < limit
+    assert relative_error(output, expected) < limit
+    for grad, other in zip(grads, expected_grads, strict=True):
+        assert relative_error(grad, other) < limit
 
 
 def test_results_repeat_bit_for_bit(device):
@@ -169,17 +167,30 @@ def test_a_nan_in_the_map_reaches_only_reads_that_touch_it(device):
 @pytest.mark.parametrize("instruction_set", ["baseline", "avx2"])
 def test_narrower_instruction_sets_agree(instruction_set):
     """What runs on older processors; the widest one is what every other test runs."""
+    environment = {**os.environ, "SEGDCN_CPU": instruction_set}
+    name = "import torch, segdcn.ops; print(torch.ops.segdcn.cpu_capability())"
+    done = subprocess.run([sys.executable, "-c", name], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == instruction_set
     test = f"{__file__}::test_every_dtype_agrees_with_float64"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not cuda", "-p", "no:cacheprovider", test]
-    done = subprocess.run(command, env={**os.environ, "SEGDCN_CPU": instruction_set}, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "9 passed" in done.stdout
+
+
+def test_an_instruction_set_that_does_not_exist_is_refused():
+    code = "import torch, segdcn.ops; torch.ops.segdcn.cpu_capability()"
+    environment = {**os.environ, "SEGDCN_CPU": "avx9000"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "SEGDCN_CPU is avx9000" in done.stderr
 
 
 def test_code_for_new_processors_cannot_leak_into_code_for_old_ones():
     """An inline library function in an AVX-512 object might be the copy the linker keeps."""
     objects = library.FOLDER.parent.parent / "build" / "cpu"
-    for path in objects.glob("loops_*.o"):
+    paths = list(objects.glob("loops_*.o"))
+    assert paths
+    for path in paths:
         symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
         weak = [line for line in symbols.splitlines() if " W " in line or " V " in line]
         assert not weak, (path.name, weak)
@@ -243,6 +254,8 @@ _good = random_tensors(AWKWARD)
         ({"mask": _good.mask[:, :17]}, "mask has 17 channels"),
         ({"mask": _good.mask[:, :, 1:]}, "batch, height and width must agree"),
         ({"bias": _good.bias[:3]}, "bias has shape (3,), but must be (8,)"),
+        ({"bias": [1.0, 2.0]}, "bias is a list"),
+        ({"bias": _good.bias.to("meta")}, "bias is on meta, but input is on cpu"),
         ({"stride": 0}, "stride is 0"),
         ({"stride": (1, 2, 3)}, "stride is (1, 2, 3)"),
         ({"padding": -1}, "padding is -1"),

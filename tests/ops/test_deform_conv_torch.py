@@ -92,6 +92,14 @@ def test_autocast_leaves_float64_alone(device):
     with torch.autocast(device.type, dtype=torch.bfloat16):
         output = tensors.call(deform_conv2d, AWKWARD)
     assert output.dtype == torch.float64
+    mixed = replace(tensors, weight=tensors.weight.float())
+    with torch.autocast(device.type, dtype=torch.bfloat16), pytest.raises(ValueError, match="weight has dtype"):
+        mixed.call(deform_conv2d, AWKWARD)
+
+
+def test_the_meta_device_gives_shapes():
+    tensors = random_tensors(AWKWARD).map(lambda t: t.to("meta"))
+    assert tensors.call(deform_conv2d, AWKWARD).shape == (2, 8, *AWKWARD.out_size)
 
 
 def test_backward_inside_an_autocast_region_keeps_float32(device):
