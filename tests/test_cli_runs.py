@@ -137,12 +137,16 @@ def test_last_goes_on_in_the_same_folder(copied, workplace):
     assert len(list(copied.glob(f"wandb/offline-run-*-{first['segdcn']['wandb_id']}"))) == 2
 
 
-def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(workplace, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("architecture", ["deeplab", "deeplabv3plus"])  # without and with dropout
+def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(
+    architecture, workplace, tmp_path, monkeypatch, capsys
+):
     """Stopped in the middle of the second of two epochs; it goes on from the end of the first."""
     monkeypatch.chdir(workplace)
     # Lightning ignores further signals while it shuts down; this process lives on.
     monkeypatch.setattr("signal.signal", lambda *_: None)
     flags = ["--trainer.max_epochs=2", "--wandb=off", "--pictures.count=0", "--model.offset_warmup_steps=2"]
+    flags.append(f"--model.architecture={architecture}")
     assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/whole", *flags) == 0
 
     def stop(self, batch, batch_idx, start=SegmentationTask.on_train_batch_start):
@@ -162,6 +166,48 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(workplace, t
     expected, found = load(whole), load(stopped)
     assert found["global_step"] == expected["global_step"] == 6
     assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    assert torch.equal(found["segdcn"]["random"]["cpu"], expected["segdcn"]["random"]["cpu"])
+
+    # The steps that were done twice are in the table once.
+    whole_rows, stopped_rows = rows(whole.parents[1]), rows(stopped.parents[1])
+    assert [row["step"] for row in stopped_rows] == [row["step"] for row in whole_rows]
+    assert [row["train/loss"] for row in stopped_rows] == [row["train/loss"] for row in whole_rows]
+
+
+def test_going_on_with_a_finished_run_is_refused_in_one_line(copied, workplace, capsys):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    capsys.readouterr()
+    for flag, has in {"max_epochs=1": "1 epochs; raise --trainer.max_epochs", "max_steps=3": "3 steps; raise"}.items():
+        assert segdcn(workplace, "fit", "--ckpt_path=last", "--wandb=off", f"--trainer.{flag}") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"segdcn: error: the run has its {has}") and error.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+
+
+def test_a_moved_run_says_its_best_and_names_the_validated_epoch(copied, workplace, capsys):
+    """Epoch 2 is validated, epoch 3 is not."""
+    best = max(float(row["val/mIoU"]) for row in rows(copied) if row["val/mIoU"])
+    flags = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2", "--pictures.count=0", "--wandb=off"]
+    assert segdcn(workplace, "fit", "--ckpt_path=last", *flags) == 0
+    best = max([best, *(float(row["val/mIoU"]) for row in rows(copied) if row["val/mIoU"])])
+    printed = capsys.readouterr().out
+    assert f"best.ckpt  (val/mIoU {best:.4f})" in printed
+    assert "validation after epoch 2" in printed
+
+
+def test_a_single_callback_and_a_checkpoint_callback_of_the_user_s_own_are_taken(
+    workplace, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(workplace)
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "trainer:\n  callbacks:\n    class_path: pytorch_lightning.callbacks.ModelCheckpoint\n"
+        f"    init_args: {{dirpath: {tmp_path / 'own'}}}\n"
+    )
+    flags = ["--trainer.max_epochs=1", "--pictures.count=0", "--wandb=off", f"--runs_dir={tmp_path}/runs"]
+    assert segdcn(workplace, "fit", f"--config={own}", *flags) == 0
+    assert list((tmp_path / "own").glob("*.ckpt"))
+    assert "best.ckpt  (val/mIoU 0." in capsys.readouterr().out
 
 
 def test_a_checkpoint_wins_over_a_file_and_says_so(copied, workplace, capsys, monkeypatch):
@@ -172,6 +218,25 @@ def test_a_checkpoint_wins_over_a_file_and_says_so(copied, workplace, capsys, mo
     assert segdcn(workplace, "fit", "--ckpt_path=last", "--wandb=off") == 0
     assert "model.lr: 0.05 from the checkpoint, not 0.5; --model.lr overrules it" in capsys.readouterr().out
     assert yaml.safe_load((copied / "config_resumed_1.yaml").read_text())["model"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("option", ["--model", "--model=", "--config"])
+def test_a_file_that_sets_the_default_is_overruled_with_a_line_too(copied, capsys, monkeypatch, option):
+    """0.01 is the default of lr, 0.05 the checkpoint's; the encoder is no default, but in no file."""
+    monkeypatch.setattr("segdcn.training.SegmentationCLI._run_subcommand", lambda *_: None)
+    folder = copied.parents[2]
+    (folder / "lr.yaml").write_text("model: {lr: 0.01}\n" if option == "--config" else "lr: 0.01\n")
+    given = [f"{option}lr.yaml"] if option.endswith("=") else [option, "lr.yaml"]
+    common = ["--config=base.yaml", "--data=shapes.yaml", "--name=tried", "--wandb=off", "--ckpt_path=last"]
+    assert cli.main(["fit", *common, *given]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "overrules" in line]
+    assert lines == ["segdcn: model.lr: 0.05 from the checkpoint, not 0.01; --model.lr overrules it"]
+
+
+def test_a_resumed_run_fetches_no_weights_also_if_a_flag_names_some(copied, workplace, monkeypatch):
+    monkeypatch.setattr("segdcn.training.SegmentationCLI._run_subcommand", lambda *_: None)
+    assert segdcn(workplace, "fit", "--ckpt_path=last", "--wandb=off", "--model.encoder_weights=imagenet") == 0
+    assert yaml.safe_load((copied / "config_resumed_1.yaml").read_text())["model"]["encoder_weights"] is None
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(copied, workplace, capsys):

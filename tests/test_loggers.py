@@ -1,4 +1,5 @@
 import csv
+import glob
 import os
 
 import pytest
@@ -25,6 +26,20 @@ def test_a_second_log_goes_on_with_the_file(tmp_path):
     CSVLog(path).log_metrics({"loss": 1.5}, step=0)
     CSVLog(path).log_metrics({"mIoU": 0.5, "loss": 1.0}, step=1)
     assert rows(path) == [{"step": "0", "loss": "1.5", "mIoU": ""}, {"step": "1", "loss": "1.0", "mIoU": "0.5"}]
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+def test_dropped_rows_are_written_again_without_a_trace(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = CSVLog(path)
+    log.drop_from(0)
+    assert not path.exists()
+    for step in range(4):
+        log.log_metrics({"loss": float(step)}, step=step)
+    CSVLog(path).drop_from(2)
+    assert [row["step"] for row in rows(path)] == ["0", "1"]
+    CSVLog(path).log_metrics({"loss": 5.0}, step=2)
+    assert rows(path)[-1] == {"step": "2", "loss": "5.0"}
     assert os.listdir(tmp_path) == ["metrics.csv"]
 
 
@@ -64,6 +79,9 @@ def test_without_a_key_it_is_offline_and_asks_nothing(no_key, tmp_path, monkeypa
         assert run.id == "abcdefgh" and logger.version == "abcdefgh"
         assert run.config["model"]["lr"] == 0.5
         assert list(tmp_path.glob("wandb/offline-run-*-abcdefgh/*.wandb"))
+        # `wandb sync` gets every part of the run, as the shell finds them.
+        (tmp_path / "wandb" / "offline-run-20260102_030405-abcdefgh").mkdir()
+        assert len(glob.glob(line.partition("wandb sync ")[2])) == 2
         assert "WANDB_MODE" not in os.environ
     finally:
         run.finish()

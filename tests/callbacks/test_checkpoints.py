@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -59,3 +61,22 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     fit(tmp_path, [0.1, 0.5, 0.2, 0.4, 0.6], epochs=5, ckpt_path=tmp_path / "last.ckpt")
     assert epoch_of(tmp_path / "best.ckpt") == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_moved_run_remembers_its_best(tmp_path):
+    fit(tmp_path / "old", [0.5, 0.2], epochs=2)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    best = fit(tmp_path / "new", [0.5, 0.2, 0.4], epochs=3, ckpt_path=tmp_path / "new" / "last.ckpt")
+    assert epoch_of(tmp_path / "new" / "best.ckpt") == 0
+    assert best.best_model_score == pytest.approx(0.5)
+    fit(tmp_path / "new", [0.5, 0.2, 0.4, 0.6], epochs=4, ckpt_path=tmp_path / "new" / "last.ckpt")
+    assert epoch_of(tmp_path / "new" / "best.ckpt") == 3
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")
+def test_a_new_run_from_a_checkpoint_elsewhere_starts_afresh(tmp_path):
+    fit(tmp_path / "old", [0.5], epochs=1)
+    best = fit(tmp_path / "new", [0.5, 0.2], epochs=2, ckpt_path=tmp_path / "old" / "last.ckpt")
+    assert best.best_model_score == pytest.approx(0.2)
+    assert (epoch_of(tmp_path / "old" / "best.ckpt"), epoch_of(tmp_path / "new" / "best.ckpt")) == (0, 1)

@@ -62,3 +62,13 @@ def test_the_bar_shows_loss_and_miou_and_counts_from_one(tmp_path):
     trainer = fit(bar, tmp_path, max_epochs=2)
     assert bar.get_metrics(trainer, trainer.lightning_module) == {"loss": 3.0, "mIoU": 0.25}
     assert bar._get_train_description(0).strip() == "Epoch 1/2"
+
+
+def test_the_loss_is_that_of_the_batches_also_where_gradients_accumulate(tmp_path, capsys):
+    fit(Lines(), tmp_path, max_epochs=1, enable_progress_bar=False, accumulate_grad_batches=2)
+    assert capsys.readouterr().out.startswith("epoch 1/1  loss 1.5000  ")
+
+
+def test_an_epoch_without_validation_shows_no_miou(tmp_path, capsys):
+    fit(Lines(), tmp_path, max_epochs=3, enable_progress_bar=False, check_val_every_n_epoch=2)
+    assert ["mIoU" in line for line in capsys.readouterr().out.splitlines()] == [False, True, False]

@@ -25,7 +25,9 @@ def test_it_refuses_a_folder_that_holds_a_set_unless_told_to_replace_it(tmp_path
     assert len(list((tmp_path / "JPEGImages").iterdir())) == 2
 
 
-@pytest.mark.parametrize("file", ["thesis.tex", "JPEGImages/2007_000032.jpg"])
+@pytest.mark.parametrize(
+    "file", ["thesis.tex", "JPEGImages/2007_000032.jpg", "JPEGImages/own.png", "SegmentationClass/own.png"]
+)
 def test_it_never_empties_a_folder_of_other_files(tmp_path, file):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)

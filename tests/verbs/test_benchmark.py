@@ -1,0 +1,53 @@
+import json
+
+import pytest
+import torch
+
+from segdcn.errors import UserValueError
+from segdcn.timing import alternate
+from segdcn.verbs import benchmark
+
+TINY = "1,4,5,6,4,1"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_every_candidate_is_timed_in_every_dtype_it_has(dtype, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    benchmark.ops(sizes=[TINY], dtype=dtype, rounds=2, json=str(file))
+    forward, both = json.loads(file.read_text())["rows"]
+    expected = {"segdcn", "conv2d"} | ({"torchvision"} if dtype != "bfloat16" else set())
+    assert set(both["seconds"]) == expected
+    assert set(forward["seconds"]) == expected | ({"onnxruntime"} if dtype == "float32" else set())
+    assert all(seconds > 0 for seconds in forward["seconds"].values())
+    assert TINY in capsys.readouterr().out
+
+
+def test_the_candidates_compute_the_same():
+    """What is compared in time has to be comparable: one convolution, four ways."""
+    size = benchmark.Size.parse("2,6,9,8,4,2")
+    candidates = benchmark._candidates(size, torch.float32, torch.device("cpu"), backward=False)
+    ours = candidates["segdcn"]()
+    torch.testing.assert_close(candidates["torchvision"](), ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(candidates["onnxruntime"]()[0]), ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"sizes": ["1,2"]}, "is not B,C,H,W,O,dilation"),
+        ({"rounds": 1}, "at least 2 rounds"),
+        ({"threads": 0}, "1 thread"),
+        ({"device": "tpu"}, "must be cpu or cuda"),
+        ({"json": "nowhere/x.json"}, "is no folder"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_timed(settings, message):
+    with pytest.raises(UserValueError, match=message):
+        benchmark.ops(**settings)
+
+
+def test_candidates_take_turns():
+    calls = []
+    timings = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4  # one call each that is not counted, then three rounds
+    assert set(timings) == {"a", "b"}
