@@ -4,6 +4,7 @@ import csv
 import netrc
 import os
 import secrets
+import shlex
 import string
 from argparse import Namespace
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class CSVLog(Logger):
 
     Unlike Lightning's CSVLogger it goes on with a file that is there (a resumed run), and
     each row is on disk when the call returns. A metric that is new gets a new column; the
-    file is then written anew beside the old one and renamed over it.
+    file is then written anew.
 
     Args:
         path: The file, made with the first row.
@@ -38,6 +39,13 @@ class CSVLog(Logger):
         super().__init__()
         self.path = path
         self._columns: list[str] | None = None
+
+    @rank_zero_only
+    def drop_from(self, step: int) -> None:
+        """Drop the rows of `step` and later, which a run that goes on from there writes again."""
+        if self.path.exists():
+            self._columns = self._read_columns()
+            self._write([row for row in self._read_rows() if not row["step"] or int(row["step"]) < step])
 
     @property
     def name(self) -> str:
@@ -67,7 +75,7 @@ class CSVLog(Logger):
         new = [name for name in row if name not in self._columns]
         if new:
             self._columns = self._columns + new
-            self._widen()
+            self._write(self._read_rows())
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
@@ -77,12 +85,15 @@ class CSVLog(Logger):
         with self.path.open(newline="") as file:
             return next(csv.reader(file), [])
 
-    def _widen(self) -> None:
+    def _read_rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        """Write the file anew, beside the old one, and rename it over that."""
         assert self._columns is not None
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
         beside = self.path.with_suffix(".csv.new")
         with beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
@@ -133,7 +144,7 @@ def wandb_logger(
     arguments: dict[str, Any] = {
         "project": project,
         "name": name,
-        "dir": str(folder),
+        "dir": str(folder.absolute()),  # its service may have been started in another working directory
         "id": run_id,
         "resume": "allow",
         "job_type": job_type,
@@ -156,7 +167,9 @@ def wandb_logger(
     logger = WandbLogger(experiment=run, project=project, save_dir=str(folder), id=run_id)
     if mode == "online":
         return logger, str(run.url)
-    return logger, f"offline{reason}; to upload: wandb sync {Path(run.dir).parent}"
+    # A pattern: a run that was stopped and resumed has a folder for each part, all of this id.
+    parts = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*-{run_id}"
+    return logger, f"offline{reason}; to upload: wandb sync {parts}"
 
 
 def has_wandb_key() -> bool:

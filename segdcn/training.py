@@ -7,10 +7,11 @@ folder, checkpoints by name, flags that win over a checkpoint, and loggers.
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -93,6 +94,8 @@ class SegmentationCLI(LightningCLI):
     run: Run | None = None  # None in a fast_dev_run, which leaves nothing behind
     resumes = False  # the run goes on in the folder of an earlier one
     checkpoint: dict[str, Any] | None = None
+    wandb_id: str | None = None
+    wandb_line = "off"
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = list(args)
@@ -178,12 +181,13 @@ class SegmentationCLI(LightningCLI):
 
         known = self.settings.model.as_dict()
         saved = {key: value for key, value in self.checkpoint["hyper_parameters"].items() if key in known}
-        saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched
         for key in self._flags("model"):
             saved.pop(key, None)
+        saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched, not even by a flag
+        from_files = self._model_keys_in_files()
         for key, value in saved.items():
             matters = self.verb == "fit" or key in NETWORK_KEYS
-            if matters and key != "encoder_weights" and value != known[key] and self._was_set(key):
+            if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
         self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
 
@@ -192,10 +196,18 @@ class SegmentationCLI(LightningCLI):
         prefix = f"--{group}."
         return {arg[len(prefix) :].partition("=")[0] for arg in self.args if arg.startswith(prefix)}
 
-    def _was_set(self, key: str) -> bool:
-        """Tell whether a file sets a key of the model to something other than its default."""
-        default = self._parser(self.verb).get_defaults().model[key]
-        return bool(self.settings.model[key] != default)
+    def _model_keys_in_files(self) -> set[str]:
+        """Name the model's keys that the files of --config and --model set."""
+        configs = [_read_yaml(value) for option in ("--config", "-c") for value in self._values(option)]
+        models = [config.get("model") or {} for config in configs] + [_read_yaml(v) for v in self._values("--model")]
+        return {key for model in models for key in (_read_yaml(model) if isinstance(model, str) else model)}
+
+    def _values(self, option: str) -> Iterator[str]:
+        """Give what follows an option on the command line: `--x VALUE` or `--x=VALUE`."""
+        for arg, following in zip(self.args, [*self.args[1:], ""], strict=True):
+            name, equals, value = arg.partition("=")
+            if name == option:
+                yield value if equals else following
 
     # Building
 
@@ -222,6 +234,8 @@ class SegmentationCLI(LightningCLI):
             self._check_fit(self.checkpoint)
         trainer_settings = self._get(self.config_init, "trainer")
         _try_trainer(trainer_settings)
+        if self.verb == "fit" and self.checkpoint is not None:
+            _check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
         dry = bool(trainer_settings["fast_dev_run"])
         own: list[Callback] = []
         if trainer_settings["enable_progress_bar"] is not False:
@@ -235,10 +249,11 @@ class SegmentationCLI(LightningCLI):
             kwargs["logger"] = self._make_loggers(trainer_settings["logger"])
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
-            own.append(_Record({"wandb_id": self.wandb_id}))
         else:
             kwargs["logger"] = False
-        trainer_settings["callbacks"] = [*(trainer_settings["callbacks"] or []), *own]
+        self.record = _Record({"wandb_id": self.wandb_id})
+        given = trainer_settings["callbacks"] or []
+        trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
 
     def _check_fit(self, checkpoint: dict[str, Any]) -> None:
@@ -283,10 +298,12 @@ class SegmentationCLI(LightningCLI):
         resumed = self.verb == "fit" and self.resumes
         self.wandb_id = (self.checkpoint or {}).get("segdcn", {}).get("wandb_id") if resumed else None
         self.wandb_id = self.wandb_id or new_wandb_id()
-        self.wandb_line = "off"
         if given is False:
             return []
-        loggers: list[Logger] = [CSVLog(self.run.metrics)]
+        table = CSVLog(self.run.metrics)
+        if self.resumes and self.checkpoint is not None:
+            table.drop_from(self.checkpoint["global_step"])
+        loggers: list[Logger] = [table]
         config = yaml.safe_load(self._dump())
         config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names")}
         config["segdcn"] = __version__
@@ -346,7 +363,7 @@ class SegmentationCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print the table of the last validation, and where everything lies."""
-        self._summarise("val", f"validation after epoch {self.trainer.current_epoch}")
+        self._summarise("val", f"validation after epoch {self.record.validated_epoch}")
 
     def after_validate(self) -> None:
         """Print the table and where everything lies."""
@@ -372,9 +389,10 @@ class SegmentationCLI(LightningCLI):
         """Say where everything lies, leaving out what this run did not write."""
         places = {"run folder": str(run.path)}
         best, last = run.checkpoints / "best.ckpt", run.checkpoints / "last.ckpt"
-        if best.is_file() and self.trainer.checkpoint_callback is not None:
-            score = cast(BestCheckpoint, self.trainer.checkpoint_callback).best_model_score
-            places["best"] = f"{best}  (val/mIoU {score:.4f})"
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint) and best.is_file():
+                score = callback.best_model_score
+                places["best"] = str(best) if score is None else f"{best}  (val/mIoU {score:.4f})"
         for name, path in {"last": last, "metrics": run.metrics, "pictures": run.pictures}.items():
             if path.exists():
                 places[name] = str(path)
@@ -382,13 +400,54 @@ class SegmentationCLI(LightningCLI):
 
 
 class _Record(Callback):
-    """Put plain facts about the run into its checkpoints, under `segdcn`."""
+    """Put plain facts about the run into its checkpoints, under `segdcn`, and note its last validation.
+
+    Among the facts is the state of torch's random numbers: with it a resumed run draws the
+    dropout that it would have drawn. All processes start from one seed and draw alike, so
+    the state of the first, which saves, is that of all.
+    """
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
+        self.validated_epoch = 0  # counted from 1
+        self._random: dict[str, torch.Tensor] = {}  # to be restored
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["segdcn"] = self.facts
+        random = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        checkpoint["segdcn"] = self.facts | {"random": random}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint.get("segdcn", {}).get("random", {})
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Only now, when loaders are set up and the batch is read: what draws next is the training step.
+        random, self._random = self._random, {}
+        if "cpu" in random:
+            torch.set_rng_state(random["cpu"])
+        if "cuda" in random and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated_epoch = trainer.current_epoch + 1
+
+
+def _check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
+    """Refuse to go on with a run that has nothing left to train."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
+    epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
+    if max_epochs is not None and 0 <= max_epochs <= epochs:
+        raise UserValueError(f"the run has its {epochs} epochs; raise --trainer.max_epochs")
+    if 0 <= max_steps <= checkpoint["global_step"]:
+        raise UserValueError(f"the run has its {checkpoint['global_step']} steps; raise --trainer.max_steps")
+
+
+def _read_yaml(value: str) -> dict[str, Any]:
+    """Read a file of settings, or settings written where a file can stand."""
+    content = yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
+    return content if isinstance(content, dict) else {}
 
 
 def _try_trainer(settings: dict[str, Any]) -> None:

@@ -175,13 +175,13 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(
 
 
 def test_going_on_with_a_finished_run_is_refused_in_one_line(copied, workplace, capsys):
-    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in copied.rglob("*")}
     capsys.readouterr()
     for flag, has in {"max_epochs=1": "1 epochs; raise --trainer.max_epochs", "max_steps=3": "3 steps; raise"}.items():
         assert segdcn(workplace, "fit", "--ckpt_path=last", "--wandb=off", f"--trainer.{flag}") == 2
         error = capsys.readouterr().err
         assert error.startswith(f"segdcn: error: the run has its {has}") and error.count("\n") == 1
-    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+    assert {path: path.lstat().st_mtime_ns for path in copied.rglob("*")} == before
 
 
 def test_a_moved_run_says_its_best_and_names_the_validated_epoch(copied, workplace, capsys):

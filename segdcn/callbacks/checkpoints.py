@@ -1,6 +1,7 @@
 """Which weights are kept: the best and the last."""
 
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -17,6 +18,21 @@ class BestCheckpoint(ModelCheckpoint):
             save_top_k=1,
             enable_version_counter=False,  # a resumed run replaces best.ckpt instead of writing best-v1.ckpt
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best of a run that goes on, also if its folder was moved or copied.
+
+        ModelCheckpoint forgets the score where the folder has another path than the state,
+        and would then replace best.ckpt by something worse. A folder without best.ckpt is a
+        new run's, which starts afresh.
+        """
+        assert self.dirpath is not None
+        best = Path(self.dirpath) / "best.ckpt"
+        if best.is_file():
+            here = {key: str(best) for key in ("best_model_path", "kth_best_model_path") if state_dict.get(key)}
+            scores = {str(best): score for score in state_dict["best_k_models"].values()}
+            state_dict = state_dict | here | {"dirpath": self.dirpath, "best_k_models": scores}
+        super().load_state_dict(state_dict)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -51,25 +51,33 @@ class Lines(Callback):
         """Start the clock."""
         self._run_started = time.monotonic()
         self._first_step = trainer.global_step
+        # A run that goes on from the middle of an epoch gets no on_train_epoch_start.
+        self._start_epoch()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock and mean."""
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
         self._epoch_started = self._line_at = time.monotonic()
         self._loss_sum: Tensor | float = 0.0
         self._batches = 0
+        self._validated = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add to the mean; say something once a minute."""
-        self._loss_sum = self._loss_sum + outputs["loss"].detach()
+        # Lightning has divided the loss by the number of accumulated batches.
+        self._loss_sum = self._loss_sum + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._batches += 1
         if self._a_minute_passed() and batch_idx + 1 < trainer.num_training_batches:
             self._print(trainer, f"  batch {batch_idx + 1}/{trainer.num_training_batches}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's line."""
-        miou = trainer.callback_metrics.get("val/mIoU")
+        # The metrics keep the mIoU of an earlier epoch where this one has no validation.
+        miou = trainer.callback_metrics.get("val/mIoU") if self._validated else None
         measured = "" if miou is None else f"  mIoU {miou.item():.4f}"
         seconds = time.monotonic() - self._epoch_started
         self._print(trainer, f"{measured}  {seconds:.1f} s")
@@ -90,6 +98,10 @@ class Lines(Callback):
         """Say how far the validation is, once a minute."""
         if trainer.is_global_zero and self._a_minute_passed():
             print(f"validation  batch {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}", flush=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has an mIoU of its own."""
+        self._validated = True
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the minute."""

@@ -1,5 +1,8 @@
 """A mean over a whole data set, from batches of different weight."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,6 +20,13 @@ class WeightedMean(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("sums", torch.zeros(2, dtype=torch.float64), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Follow the module's device but not its dtype: from 256 on, bfloat16 cannot count by ones.
+        sums = self.sums
+        super()._apply(fn, recurse)
+        self.sums = sums.to(self.sums.device)
+        return self
 
     def reset(self) -> None:
         """Forget all batches."""

@@ -63,6 +63,7 @@ def test_a_resumed_run_remembers_its_best(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")  # of LastCheckpoint, which has no score
 def test_a_moved_run_remembers_its_best(tmp_path):
     fit(tmp_path / "old", [0.5, 0.2], epochs=2)
     shutil.move(tmp_path / "old", tmp_path / "new")
