@@ -20,9 +20,7 @@ class Bar(RichProgressBar):
         self._shown_at = 0.0
 
     def _get_train_description(self, current_epoch: int) -> str:
-        epochs = self.trainer.max_epochs
-        of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
-        return f"Epoch {current_epoch + 1}{of}".ljust(len(self.validation_description))
+        return f"Epoch {_count(current_epoch, self.trainer.max_epochs)}".ljust(len(self.validation_description))
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Leave out the batches per second: with them the metrics do not fit into 80 columns."""
@@ -96,8 +94,7 @@ class Lines(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Say how far the validation is, once a minute."""
-        if trainer.is_global_zero and self._a_minute_passed():
-            print(f"validation  batch {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}", flush=True)
+        self._say_how_far(trainer, "validation", batch_idx, trainer.num_val_batches[dataloader_idx])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the epoch has an mIoU of its own."""
@@ -117,8 +114,12 @@ class Lines(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Say how far the test is, once a minute."""
+        self._say_how_far(trainer, "test", batch_idx, trainer.num_test_batches[dataloader_idx])
+
+    def _say_how_far(self, trainer: Trainer, what: str, batch_idx: int, batches: float) -> None:
+        """Say how far an evaluation is, once a minute."""
         if trainer.is_global_zero and self._a_minute_passed():
-            print(f"test  batch {batch_idx + 1}/{trainer.num_test_batches[dataloader_idx]}", flush=True)
+            print(f"{what}  batch {batch_idx + 1}/{batches}", flush=True)
 
     def _a_minute_passed(self) -> bool:
         now = time.monotonic()
@@ -138,10 +139,11 @@ class Lines(Callback):
         if done and left > 0:
             seconds = left * (time.monotonic() - self._run_started) / done
             eta = f"  about {timedelta(seconds=round(seconds))} left"
-        print(f"{_epoch(trainer)}  loss {loss:.4f}{more}{eta}", flush=True)
+        epoch = _count(trainer.current_epoch, trainer.max_epochs)
+        print(f"epoch {epoch}  loss {loss:.4f}{more}{eta}", flush=True)
 
 
-def _epoch(trainer: Trainer) -> str:
-    epochs = trainer.max_epochs
+def _count(epoch: int, epochs: int | None) -> str:
+    """Say which epoch of how many, counted from 1; `epochs` may be open."""
     of = f"/{epochs}" if epochs is not None and epochs > 0 else ""
-    return f"epoch {trainer.current_epoch + 1}{of}"
+    return f"{epoch + 1}{of}"

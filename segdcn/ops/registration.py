@@ -16,14 +16,6 @@ from segdcn.ops import library
 _library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is None else None
 
 
-def _output_size(input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> list:
-    """Return [Ho, Wo]."""
-    return [
-        (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in (0, 1)
-    ]
-
-
 def _empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
     """Return (B, C, H, W) with exactly the strides that the C++ code gives its results."""
     if not channels_last:
@@ -44,8 +36,8 @@ def _fake_forward(
     offset_groups: int,
     channels_last: bool,
 ) -> Tensor:
-    size = _output_size(input, weight, stride, padding, dilation)
-    return _empty_image(input, [input.shape[0], weight.shape[0], *size], channels_last)
+    # The offset has the size of the result; the kernels check that it is the convolution's.
+    return _empty_image(input, [input.shape[0], weight.shape[0], *offset.shape[2:]], channels_last)
 
 
 def _fake_backward(
