@@ -74,7 +74,9 @@ def cpu_objects() -> list[Object]:
         )
         for name in sets
     ]
-    return [Object("bindings.cpp"), Object("deform_conv.cpp"), Object("deform_conv_cpu.cpp", has), *loops]
+    plain = ["bindings.cpp", "deform_conv.cpp", "deform_conv_columns.cpp"]
+    threads = ["deform_conv_cpu.cpp", "deform_conv_cpu_direct.cpp"]
+    return [*map(Object, plain), *(Object(source, has) for source in threads), *loops]
 
 
 def compile_flags(torch: Path) -> list[str]:

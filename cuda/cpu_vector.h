@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -145,12 +145,108 @@ SEGDCN_INLINE void store(half_bits* p, float_vector v) {
 #endif
 }
 
-// The sum over the lanes, always in the same order.
+// ---- the first `count` lanes; the others are 0 and are not stored
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+SEGDCN_INLINE float_vector load_part(const float* p, int count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+}
+SEGDCN_INLINE double_vector load_part(const double* p, int count) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
+}
+SEGDCN_INLINE __m256i load_part_bits(const void* p, int count) {
+  return _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p);
+}
+SEGDCN_INLINE float_vector load_part(const bfloat16_bits* p, int count) {
+  return as_bits<float_vector>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_part_bits(p, count)), 16));
+}
+SEGDCN_INLINE float_vector load_part(const half_bits* p, int count) {
+  return _mm512_cvtph_ps(load_part_bits(p, count));
+}
+SEGDCN_INLINE void store_part(float* p, float_vector v, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+}
+SEGDCN_INLINE void store_part(double* p, double_vector v, int count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), v);
+}
+template <typename half>
+SEGDCN_INLINE void store_part(half* p, float_vector v, int count) {
+  half all[kLanes<float>];
+  store(all, v);
+  __m256i bits;
+  std::memcpy(&bits, all, sizeof bits);
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1), bits);
+}
+#else
+template <typename T>
+SEGDCN_INLINE typename VectorOf<typename Accumulation<T>::type>::type load_part(const T* p, int count) {
+  T all[kLanes<typename Accumulation<T>::type>] = {};
+  for (int i = 0; i < count; ++i) all[i] = p[i];
+  return load(all);
+}
+template <typename T>
+SEGDCN_INLINE void store_part(T* p, typename VectorOf<typename Accumulation<T>::type>::type v, int count) {
+  T all[kLanes<typename Accumulation<T>::type>];
+  store(all, v);
+  for (int i = 0; i < count; ++i) p[i] = all[i];
+}
+#endif
+
+// ---- a square of lanes x lanes elements, transposed in registers
+
+#if !defined(__clang__)  // which has no __builtin_shuffle with a variable mask
+template <typename real>
+struct Interleave;
+template <>
+struct Interleave<float> {
+  using mask = int32_t __attribute__((vector_size(kRegisterBytes)));
+};
+template <>
+struct Interleave<double> {
+  using mask = int64_t __attribute__((vector_size(kRegisterBytes)));
+};
+#endif
+
+// rows[i][j] <-> rows[j][i]
+template <typename real>
+SEGDCN_INLINE void transpose(typename VectorOf<real>::type* rows) {
+  constexpr int lanes = kLanes<real>;
+#if defined(__clang__)
+  for (int i = 0; i < lanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const real swap = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = swap;
+    }
+#else
+  using mask = typename Interleave<real>::mask;
+  mask low, high;  // a0 b0 a1 b1 ... of the first and of the second half
+  for (int i = 0; i < lanes; ++i) {
+    low[i] = i / 2 + i % 2 * lanes;
+    high[i] = low[i] + lanes / 2;
+  }
+  // log2(lanes) perfect shuffles of the rows are a transposition.
+  for (int step = 1; step < lanes; step *= 2) {
+    typename VectorOf<real>::type next[lanes];
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + lanes / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + lanes / 2], high);
+    }
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
+#endif
+}
+
+// The sum over the lanes, always in the same order: halves are added until one element is left.
 template <typename real>
 SEGDCN_INLINE real lane_sum(typename VectorOf<real>::type v) {
-  real sum = 0;
-  for (int i = 0; i < kLanes<real>; ++i) sum += v[i];
-  return sum;
+  real part[kLanes<real>];
+  std::memcpy(part, &v, sizeof v);
+#pragma GCC unroll 4
+  for (int width = kLanes<real> / 2; width > 0; width /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
 }
 
 }  // namespace

@@ -1,109 +1,26 @@
-// Deformable convolution, host side: check, allocate, cut into chunks, multiply.
+// Deformable convolution, host side: check, allocate, go through the batch.
 //
-// Forward, per chunk of output pixels:   columns = gather(input, offset, mask)
-//                                        output  = columns x weight^T (+ bias)
-// Backward, per chunk:                   grad_weight += grad_output^T x gather(...)
-//                                        grad_columns = grad_output x weight
-//                                        scatter(grad_columns) -> input, offset, mask
-//
-// A chunk's columns take at most kChunkBytes, so the memory beyond inputs and outputs does
-// not grow with the batch. Compiled once into each library; the inner loops it calls are
-// that library's own (deform_conv.h).
+// Images are taken as they are where they are channels-last, and otherwise copied to NHWC a
+// group of images at a time, so the memory beyond inputs and outputs does not grow with the
+// batch. A group is then convolved on one of the two paths of deform_conv.h. Compiled once
+// into each library.
 #include "deform_conv.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "deform_conv_columns.h"
 #include "deform_conv_ops.h"
+#include "tensors.h"
 
 namespace segdcn {
 namespace {
 
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-constexpr int64_t kChunkBytes = int64_t{16} << 20;
 // Copies to NHWC and float32 accumulators are made for as many images as fit into this.
 constexpr int64_t kImageBytes = int64_t{16} << 20;
-
-// ---------------------------------------------------------------- ATen calls
-
-// Call an operator that the stable headers of torch 2.11 do not wrap.
-template <typename... Args>
-Tensor call(const char* name, const char* overload, const Args&... args) {
-  std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-Tensor permuted(const Tensor& tensor, std::vector<int64_t> order) {
-  return call("aten::permute", "", tensor, order);
-}
-
-Tensor empty(std::vector<int64_t> size, ScalarType dtype, const Tensor& like) {
-  return torch::stable::new_empty(like, size, dtype);
-}
-
-Tensor zeros(std::vector<int64_t> size, ScalarType dtype, const Tensor& like) {
-  return torch::stable::new_zeros(like, size, dtype);
-}
-
-// out = a x b for matrices or batches of matrices.
-void multiply(const Tensor& a, const Tensor& b, Tensor& out) {
-  call(a.dim() == 2 ? "aten::mm" : "aten::bmm", "out", a, b, out);
-}
-
-// ---------------------------------------------------------------- layouts
-
-// NHWC memory of images [first, first + count): a view where the tensor is channels-last.
-Tensor nhwc_images(const Tensor& tensor, int64_t first, int64_t count) {
-  Tensor part = tensor;
-  return torch::stable::contiguous(torch::stable::narrow(part, 0, first, count), MemoryFormat::ChannelsLast);
-}
-
-bool is_nhwc(const Tensor& t) {
-  int64_t expected = 1;
-  for (int dim : {1, 3, 2, 0}) {
-    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
-    expected *= t.size(dim);
-  }
-  return true;
-}
-
-// (B, C, H, W) view of NHWC memory, or a fresh NCHW tensor.
-Tensor empty_image(std::vector<int64_t> bchw, bool channels_last, ScalarType dtype, const Tensor& like) {
-  if (!channels_last) return empty(bchw, dtype, like);
-  return permuted(empty({bchw[0], bchw[2], bchw[3], bchw[1]}, dtype, like), {0, 3, 1, 2});
-}
-
-FieldView field_view(const Tensor& field, int64_t first_image) {
-  FieldView view;
-  for (int dim = 0; dim < 4; ++dim) view.stride[dim] = field.stride(dim);
-  view.data = static_cast<char*>(field.data_ptr()) +
-              first_image * view.stride[0] * static_cast<int64_t>(field.element_size());
-  return view;
-}
-
-FieldView field_view(const std::optional<Tensor>& field, int64_t first_image) {
-  return field ? field_view(*field, first_image) : FieldView{};
-}
-
-// The weight as one matrix per group, (groups, O/groups, K * C/groups), taps before channels.
-Tensor weight_matrix(const Tensor& weight, const ConvGeometry& g) {
-  Tensor taps_first = permuted(torch::stable::contiguous(weight, MemoryFormat::ChannelsLast), {0, 2, 3, 1});
-  const int64_t rows = g.out_channels / g.groups, cols = g.columns() / g.groups;
-  if (g.groups == 1) return torch::stable::reshape(taps_first, {rows, cols});
-  return torch::stable::reshape(taps_first, {g.groups, rows, cols});
-}
 
 // ---------------------------------------------------------------- types
 
@@ -156,51 +73,40 @@ ConvGeometry checked_geometry(const Tensor& input, const Tensor& weight, const T
   return g;
 }
 
-// ---------------------------------------------------------------- chunks
+// ---------------------------------------------------------------- views
 
-// Calls body(first_image, num_images, PixelRange) for every chunk; the ranges count from
-// the first image of their group. `image_bytes`: what one image costs in copies.
+FieldView field_view(const Tensor& field, int64_t first_image) {
+  FieldView view;
+  for (int dim = 0; dim < 4; ++dim) view.stride[dim] = field.stride(dim);
+  view.data = static_cast<char*>(field.data_ptr()) +
+              first_image * view.stride[0] * static_cast<int64_t>(field.element_size());
+  return view;
+}
+
+FieldView field_view(const std::optional<Tensor>& field, int64_t first_image) {
+  return field ? field_view(*field, first_image) : FieldView{};
+}
+
+DenseView dense_view(const Tensor& images, bool channels_last) { return {images.data_ptr(), channels_last}; }
+
+// The weight itself where it is dense, or a channels-last copy.
+Tensor dense_weight(const Tensor& weight) {
+  if (is_nhwc(weight) || is_nchw(weight)) return weight;
+  return torch::stable::contiguous(weight, MemoryFormat::ChannelsLast);
+}
+
+WeightView weight_view(const Tensor& dense) { return {dense.data_ptr(), is_nhwc(dense)}; }
+
+// How many images are taken at a time, where one costs `image_bytes` in copies.
+int64_t images_per_group(int64_t batch, int64_t image_bytes) {
+  return image_bytes == 0 ? batch : std::min(batch, std::max<int64_t>(1, kImageBytes / image_bytes));
+}
+
+// Calls body(first_image, num_images) for groups of images.
 template <typename GroupBody>
 void for_each_image_group(int64_t batch, int64_t image_bytes, const GroupBody& body) {
-  const int64_t step = image_bytes == 0 ? batch : std::max<int64_t>(1, kImageBytes / image_bytes);
+  const int64_t step = images_per_group(batch, image_bytes);
   for (int64_t first = 0; first < batch; first += step) body(first, std::min(step, batch - first));
-}
-
-int64_t pixels_per_chunk(const ConvGeometry& g, int64_t element_size) {
-  // Fields and their gradients count too: with many offset groups they outweigh the columns.
-  const int64_t bytes = g.columns() * element_size + g.taps() * g.offset_groups * 32;
-  return std::max<int64_t>(64, kChunkBytes / bytes / 64 * 64);
-}
-
-template <typename ChunkBody>
-void for_each_chunk(int64_t num_pixels, int64_t chunk, const ChunkBody& body) {
-  // Equal chunks: a short last one would run the matrix product at a poor size.
-  const int64_t count = (num_pixels + chunk - 1) / chunk;
-  for (int64_t i = 0; i < count; ++i) body(PixelRange{num_pixels * i / count, num_pixels * (i + 1) / count});
-}
-
-// Columns of the largest chunk, reused by all; `size` pixels of it seen as matrices.
-struct ColumnBuffer {
-  ColumnBuffer(const ConvGeometry& g, int64_t pixels, const Tensor& like)
-      : geometry(g), storage(empty({pixels * g.columns()}, like.scalar_type(), like)) {}
-
-  Tensor matrices(int64_t pixels) const {  // (P, K*C) or (groups, P, K*C/groups)
-    Tensor whole = storage;
-    Tensor used = torch::stable::narrow(whole, 0, 0, pixels * geometry.columns());
-    if (geometry.groups == 1) return torch::stable::view(used, {pixels, geometry.columns()});
-    return torch::stable::view(used, {geometry.groups, pixels, geometry.columns() / geometry.groups});
-  }
-
-  const ConvGeometry& geometry;
-  Tensor storage;
-};
-
-// Rows of an NHWC matrix (P, groups * n) as matrices per group, (P, n) or (groups, P, n).
-Tensor group_matrices(const Tensor& rows, int64_t groups) {
-  if (groups == 1) return rows;
-  const int64_t pixels = rows.size(0), width = rows.size(1) / groups;
-  return torch::stable::contiguous(
-      permuted(torch::stable::reshape(rows, {pixels, groups, width}), {1, 0, 2}));
 }
 
 }  // namespace
@@ -219,46 +125,38 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
   const DType dtype = kernel_dtype(scalar);
   STD_TORCH_CHECK(!bias || (bias->numel() == g.out_channels && bias->scalar_type() == scalar),
                   "segdcn::deform_conv2d: bias must be (O,) of the input's dtype");
-
-  // NHWC throughout; an NCHW result is written image group by image group.
-  const bool copies = !is_nhwc(input) || !channels_last;
-  const int64_t image_bytes =
-      copies ? element * (g.channels * g.height * g.width + g.out_channels * g.out_pixels()) : 0;
   Tensor output =
       empty_image({batch, g.out_channels, g.out_height, g.out_width}, channels_last, scalar, input);
   if (batch == 0) return output;
-
-  const int64_t chunk = pixels_per_chunk(g, element);
-  const Tensor matrix = weight_matrix(weight, g);
-  const Tensor transposed = torch::stable::transpose(matrix, -2, -1);
   const std::optional<Tensor> dense_bias =
       bias ? std::optional<Tensor>(torch::stable::contiguous(*bias)) : std::nullopt;
-  ColumnBuffer columns(g, std::min(chunk, batch * g.out_pixels()), input);
 
+  const bool direct = computes_directly(dtype);
+  const int64_t input_bytes = element * g.channels * g.height * g.width;
+  const int64_t output_bytes = direct || channels_last ? 0 : element * g.out_channels * g.out_pixels();
+  const int64_t image_bytes = (is_nhwc(input) ? 0 : input_bytes) + output_bytes;
+  const auto source = [&](const Tensor& images, int64_t first) {
+    return Source{images.data_ptr(), field_view(offset, first), field_view(mask, first)};
+  };
+
+  if (direct) {
+    const Tensor dense = dense_weight(weight);
+    const auto convolution = direct_forward(dtype, g, weight_view(dense));
+    for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
+      const Tensor images = nhwc_images(input, first, count);
+      convolution->run(source(images, first), count, dense_bias ? dense_bias->data_ptr() : nullptr,
+                       dense_view(narrow(output, 0, first, count), channels_last));
+    });
+    return output;
+  }
+  ColumnsForward convolution(dtype, g, weight, batch);
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
-    Tensor part = torch::stable::narrow(output, 0, first, count);
-    Tensor dense = channels_last ? permuted(part, {0, 2, 3, 1})
-                                 : empty({count, g.out_height, g.out_width, g.out_channels}, scalar, input);
-    Tensor rows = torch::stable::view(dense, {count * g.out_pixels(), g.out_channels});
-
-    for_each_chunk(count * g.out_pixels(), chunk, [&](PixelRange pixels) {
-      Tensor filled = columns.matrices(pixels.size());
-      gather(dtype, g, pixels, images.data_ptr(), field_view(offset, first), field_view(mask, first),
-             filled.data_ptr());
-      Tensor target = torch::stable::narrow(rows, 0, pixels.begin, pixels.size());
-      if (g.groups == 1) {
-        multiply(filled, transposed, target);
-      } else {
-        Tensor per_group = empty({g.groups, pixels.size(), g.out_channels / g.groups}, scalar, input);
-        multiply(filled, transposed, per_group);
-        torch::stable::copy_(
-            target, torch::stable::reshape(permuted(per_group, {1, 0, 2}), {pixels.size(), g.out_channels}));
-      }
-      if (dense_bias)
-        add_bias(dtype, dense_bias->data_ptr(), pixels.size(), g.out_channels, target.data_ptr());
-    });
-    if (!channels_last) torch::stable::copy_(part, permuted(dense, {0, 3, 1, 2}));
+    Tensor part = narrow(output, 0, first, count);
+    Tensor rows = channels_last ? permuted(part, {0, 2, 3, 1})
+                                : empty({count, g.out_height, g.out_width, g.out_channels}, scalar, input);
+    convolution.run(source(images, first), dense_bias ? dense_bias->data_ptr() : nullptr, rows);
+    if (!channels_last) torch::stable::copy_(part, permuted(rows, {0, 3, 1, 2}));
   });
   return output;
 }
@@ -280,17 +178,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                       grad_output.size(3) == g.out_width && grad_output.scalar_type() == scalar,
                   "segdcn::deform_conv2d_backward: grad_output does not have the output's shape and dtype");
 
-  // Half-precision gradients add up in float32, so grad_input needs a copy then as well.
-  const bool accumulates_in_place = need_input && channels_last && exact == scalar;
-  const bool copies = !is_nhwc(input) || !is_nhwc(grad_output) || (need_input && !accumulates_in_place);
-  const int64_t exact_bytes = exact == ScalarType::Double ? 8 : 4;
-  const int64_t image_bytes = copies ? (element + exact_bytes) * g.channels * g.height * g.width +
-                                           element * g.out_channels * g.out_pixels()
-                                     : 0;
-
   // What is not needed has no elements; each has its own, since results must not alias.
   const auto nothing = [&] { return empty({0}, scalar, input); };
   Tensor grad_input = nothing(), grad_offset = nothing(), grad_mask = nothing(), grad_weight = nothing();
+  // Half-precision gradients add up in float32, so grad_input needs a copy then as well.
+  const bool accumulates_in_place = need_input && channels_last && exact == scalar;
   if (need_input) {
     grad_input = empty_image({batch, g.channels, g.height, g.width}, channels_last, scalar, input);
     if (accumulates_in_place) torch::stable::zero_(grad_input);
@@ -301,61 +193,55 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     if (mask)
       grad_mask = empty_image({batch, fields, g.out_height, g.out_width}, channels_last, exact, input);
   }
-  const std::optional<Tensor> offset_target = need_offset ? std::optional<Tensor>(grad_offset) : std::nullopt;
-  const std::optional<Tensor> mask_target =
-      need_offset && mask ? std::optional<Tensor>(grad_mask) : std::nullopt;
-
-  const Tensor matrix = weight_matrix(weight, g);
-  Tensor grad_matrix, grad_part;
+  Tensor grad_matrix;  // (O, K, C/groups)
   if (need_weight) {
-    const auto size = matrix.sizes();
-    const std::vector<int64_t> shape(size.begin(), size.end());
-    grad_matrix = zeros(shape, exact, input);
-    grad_part = empty(shape, scalar, input);
+    const std::vector<int64_t> size{g.out_channels, g.kernel_h, g.kernel_w, g.channels / g.groups};
+    const bool written = computes_directly(dtype) && batch > 0;
+    grad_matrix = written ? empty(size, exact, input) : zeros(size, exact, input);
   }
 
-  const int64_t chunk = pixels_per_chunk(g, element);
-  ColumnBuffer columns(g, std::min(chunk, batch * g.out_pixels()), input);
+  const bool direct = computes_directly(dtype);
+  const int64_t exact_bytes = exact == ScalarType::Double ? 8 : 4;
+  const int64_t input_elements = g.channels * g.height * g.width;
+  const bool copies_gradient = direct ? !is_nhwc(grad_output) && !is_nchw(grad_output) : !is_nhwc(grad_output);
+  const int64_t image_bytes = (is_nhwc(input) ? 0 : element * input_elements) +
+                              (need_input && !accumulates_in_place ? exact_bytes * input_elements : 0) +
+                              (copies_gradient ? element * g.out_channels * g.out_pixels() : 0);
+
+  const Tensor dense = direct ? dense_weight(weight) : weight;
+  const auto direct_convolution = direct ? direct_backward(dtype, g, weight_view(dense), images_per_group(batch, image_bytes)) : nullptr;
+  std::optional<ColumnsBackward> columns_convolution;
+  if (!direct && batch > 0) columns_convolution.emplace(dtype, g, weight, batch, need_weight);
 
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
-    const Tensor rows = torch::stable::reshape(permuted(nhwc_images(grad_output, first, count), {0, 2, 3, 1}),
-                                               {count * g.out_pixels(), g.out_channels});
+    const Source source{images.data_ptr(), field_view(offset, first), field_view(mask, first)};
     Tensor grad_images, grad_target;
     if (need_input) {
-      grad_target = torch::stable::narrow(grad_input, 0, first, count);
+      grad_target = narrow(grad_input, 0, first, count);
       grad_images = accumulates_in_place ? permuted(grad_target, {0, 2, 3, 1})
                                          : zeros({count, g.height, g.width, g.channels}, exact, input);
     }
-    const FieldView offset_part = field_view(offset, first), mask_part = field_view(mask, first);
-
-    for_each_chunk(count * g.out_pixels(), chunk, [&](PixelRange pixels) {
-      Tensor used = columns.matrices(pixels.size());
-      Tensor rows_part = rows;
-      const Tensor grads =
-          group_matrices(torch::stable::narrow(rows_part, 0, pixels.begin, pixels.size()), g.groups);
-      if (need_weight) {
-        gather(dtype, g, pixels, images.data_ptr(), offset_part, mask_part, used.data_ptr());
-        multiply(torch::stable::transpose(grads, -2, -1), used, grad_part);
-        accumulate(dtype, grad_part.data_ptr(), grad_part.numel(), grad_matrix.data_ptr());
-      }
-      if (need_input || need_offset) {
-        multiply(grads, matrix, used);  // the columns are no longer needed: their gradient takes their place
-        scatter(dtype, g, pixels, images.data_ptr(), offset_part, mask_part, used.data_ptr(),
-                need_input ? grad_images.data_ptr() : nullptr, field_view(offset_target, first),
-                field_view(mask_target, first));
-      }
-    });
+    GradientTargets targets{need_input ? grad_images.data_ptr() : nullptr,
+                            need_weight ? grad_matrix.data_ptr() : nullptr,
+                            need_offset ? field_view(grad_offset, first) : FieldView{},
+                            need_offset && mask ? field_view(grad_mask, first) : FieldView{}};
+    if (direct) {
+      Tensor grads = narrow(grad_output, 0, first, count);
+      const bool nchw = !is_nhwc(grads) && is_nchw(grads);
+      if (!nchw) grads = torch::stable::contiguous(grads, MemoryFormat::ChannelsLast);
+      direct_convolution->run(source, count, dense_view(grads, !nchw), targets);
+    } else {
+      const Tensor rows =
+          torch::stable::reshape(permuted(nhwc_images(grad_output, first, count), {0, 2, 3, 1}),
+                                 {count * g.out_pixels(), g.out_channels});
+      columns_convolution->run(source, rows, targets);
+    }
     if (need_input && !accumulates_in_place)
       torch::stable::copy_(grad_target, permuted(grad_images, {0, 3, 1, 2}));
   });
 
-  if (need_weight) {
-    const Tensor rounded = torch::stable::to(grad_matrix, scalar);
-    grad_weight = permuted(
-        torch::stable::view(rounded, {g.out_channels, g.kernel_h, g.kernel_w, g.channels / g.groups}),
-        {0, 3, 1, 2});
-  }
+  if (need_weight) grad_weight = permuted(torch::stable::to(grad_matrix, scalar), {0, 3, 1, 2});
   return {grad_input, grad_weight, grad_offset, grad_mask};
 }
 

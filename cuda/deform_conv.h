@@ -1,11 +1,16 @@
-// The seam between the host logic (deform_conv.cpp, once for all devices) and the inner
-// loops (deform_conv_cpu.cpp, deform_conv_cuda.cu). Plain pointers and sizes only.
+// The seam between the host logic (deform_conv*.cpp without a device in its name, once for
+// all devices) and what each device does itself. Plain pointers and sizes only.
 //
-// Feature maps are NHWC. `columns` is the matrix that turns the convolution into a
-// product, (groups, P, K, C/groups): for P output pixels and K taps, what each tap reads.
+// A device offers one or both of two paths:
+//   columns   gather into a matrix, a vendor's product, and back (deform_conv_columns.cpp)
+//   direct    multiply what is gathered at once, with a product of our own
+//
+// Feature maps are NHWC. `columns` is the matrix that turns the convolution into a product,
+// (groups, P, K, C/groups): for P output pixels and K taps, what each tap reads.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace segdcn {
 
@@ -28,26 +33,80 @@ struct FieldView {
   int64_t stride[4] = {0, 0, 0, 0};
 };
 
+// A dense (B, O, Ho, Wo) tensor, NHWC or NCHW.
+struct DenseView {
+  void* data;
+  bool channels_last;
+};
+
+// A dense weight (O, C/groups, kh, kw): in memory (O, kh, kw, C/groups) if channels_last, or as
+// its dimensions say.
+struct WeightView {
+  const void* data;
+  bool channels_last;
+};
+
 // Output pixels [begin, end) of a group of images, counted through image, row and column.
 struct PixelRange {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
 };
 
+// Where images are read: NHWC memory of a group of images, and its offsets and masks.
+struct Source {
+  const void* input;
+  FieldView offset, mask;
+};
+
+// ---------------------------------------------------------------- columns
+
 // Forward: columns[g, p, k, c] = mask * bilinear(input at p, k moved by offset).
-void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
-            const FieldView& offset, const FieldView& mask, void* columns);
+void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source, void* columns);
 
 // Backward of gather. grad_input (accumulation type, NHWC) is added to; grad_offset and
 // grad_mask are written. Any of the three may be null.
-void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
-             const FieldView& offset, const FieldView& mask, const void* grad_columns, void* grad_input,
-             const FieldView& grad_offset, const FieldView& grad_mask);
+void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+             const void* grad_columns, void* grad_input, const FieldView& grad_offset,
+             const FieldView& grad_mask);
 
 // rows[p, o] += bias[o].
 void add_bias(DType dtype, const void* bias, int64_t num_rows, int64_t num_columns, void* rows);
 
 // total[i] += part[i]; `total` has the accumulation type.
 void accumulate(DType dtype, const void* part, int64_t count, void* total);
+
+// ---------------------------------------------------------------- direct
+
+// Whether this device takes the direct path for a dtype.
+bool computes_directly(DType dtype);
+
+// One call's forward, for one group of images after the other. Keeps the packed weight.
+class DirectForward {
+ public:
+  virtual ~DirectForward() = default;
+  // output = convolution of all images of the source + bias (null: none).
+  virtual void run(const Source& source, int64_t num_images, const void* bias, const DenseView& output) = 0;
+};
+std::unique_ptr<DirectForward> direct_forward(DType dtype, const ConvGeometry& geometry,
+                                              const WeightView& weight);
+
+// What the gradients of one group of images go to. grad_input (accumulation type, NHWC) is
+// added to, grad_offset and grad_mask are written. grad_weight (accumulation type,
+// (O, K, C/groups)) is written for the first group of a direct call, and added to otherwise.
+// Any of them may be null.
+struct GradientTargets {
+  void* input;
+  void* weight;
+  FieldView offset, mask;
+};
+class DirectBackward {
+ public:
+  virtual ~DirectBackward() = default;
+  // At most `max_images` of direct_backward at a time.
+  virtual void run(const Source& source, int64_t num_images, const DenseView& grad_output,
+                   const GradientTargets& targets) = 0;
+};
+std::unique_ptr<DirectBackward> direct_backward(DType dtype, const ConvGeometry& geometry,
+                                                const WeightView& weight, int64_t max_images);
 
 }  // namespace segdcn

@@ -1,14 +1,12 @@
-// The CPU's side of deform_conv.h: chooses the instruction set and spreads work over threads.
+// The CPU's side of deform_conv.h: chooses the instruction set; the path through columns.
+#include "deform_conv_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <string>
-#include <vector>
-
-#include "deform_conv_cpu_loops.h"
 
 namespace segdcn {
 namespace {
@@ -38,23 +36,10 @@ const CpuLoops& choose_loops() {
   STD_TORCH_CHECK(false, "SEGDCN_CPU is ", asked, ", but this processor and build offer:", names);
 }
 
-const CpuLoops& loops() {
-  static const CpuLoops& chosen = choose_loops();
-  return chosen;
-}
-
-int64_t accumulator_bytes(DType dtype) { return dtype == DType::kDouble ? 8 : 4; }
-
-// Enough pixels per task that starting a thread pays: about 64 KiB of columns.
-int64_t pixels_per_task(const ConvGeometry& g) { return std::max<int64_t>(1, 16384 / g.columns()); }
-
-// (P, G, K, 3) gradients of the reads, one set per slice of channels, summed and handed to
-// the tensors that asked for them.
 template <typename real>
-void write_read_gradients(const ConvGeometry& g, PixelRange pixels, const std::vector<char>& grad_reads,
-                          int64_t num_slices, const FieldView& grad_offset, const FieldView& grad_mask) {
-  const int64_t fields = g.offset_groups * g.taps(), slice_size = pixels.size() * fields * 3;
-  const real* parts = reinterpret_cast<const real*>(grad_reads.data());
+void write_sums(const ConvGeometry& g, PixelRange pixels, const real* parts, int64_t num_slices,
+                int64_t slice_size, const FieldView& grad_offset, const FieldView& grad_mask) {
+  const int64_t fields = g.offset_groups * g.taps();
   parallel_for(0, pixels.size(), std::max<int64_t>(1, 4096 / fields), [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t pixel = pixels.begin + p, image = pixel / g.out_pixels(), within = pixel % g.out_pixels();
@@ -75,76 +60,125 @@ void write_read_gradients(const ConvGeometry& g, PixelRange pixels, const std::v
   });
 }
 
+// Adds the blocks of columns [begin, end) of a weight group, at most `limit` each and `step`
+// (whole taps) where more than one fits.
+void add_blocks(std::vector<ColumnBlock>& blocks, int64_t group, int64_t begin, int64_t end, int64_t limit,
+                int64_t step) {
+  const int64_t most = step <= limit ? limit / step * step : limit;
+  const int64_t count = (end - begin + most - 1) / most;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t from = begin + i * most;
+    blocks.push_back({group, from, std::min(end, from + most), 0});
+  }
+}
+
 }  // namespace
+
+const CpuLoops& loops() {
+  static const CpuLoops& chosen = choose_loops();
+  return chosen;
+}
 
 // The instruction set in use; registered as an operator.
 std::string cpu_capability() { return loops().name; }
 
-void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
-            const FieldView& offset, const FieldView& mask, void* columns) {
-  const std::vector<char> zero_row(geometry.channels * sizeof(double), 0);
-  const GatherTask task{&geometry,    input,         offset,          mask,
-                        pixels.begin, pixels.size(), zero_row.data(), columns};
-  parallel_for(pixels.begin, pixels.end, pixels_per_task(geometry),
-               [&](int64_t begin, int64_t end) { loops().gather(dtype, task, {begin, end}); });
+// ---------------------------------------------------------------- backward's shares
+
+Slices::Slices(const ConvGeometry& g, int64_t wanted, int64_t max_block) {
+  const int64_t channels = g.channels / g.offset_groups, per_weight_group = g.channels / g.groups;
+  // Slices narrower than a few registers waste the loads of the reading positions.
+  const int64_t count = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, channels / 32));
+  const int64_t size = ((channels + count - 1) / count + 31) / 32 * 32;
+  per_group_ = (channels + size - 1) / size;
+  for (int64_t offset_group = 0; offset_group < g.offset_groups; ++offset_group) {
+    for (int64_t slice = 0; slice < per_group_; ++slice) {
+      const int64_t begin = offset_group * channels + slice * size;
+      const int64_t end = offset_group * channels + std::min(channels, (slice + 1) * size);
+      std::vector<ColumnBlock> blocks;
+      for (int64_t channel = begin; channel < end;) {
+        const int64_t group = channel / per_weight_group, first = group * per_weight_group;
+        const int64_t stop = std::min(end, first + per_weight_group);
+        if (stop - channel == per_weight_group) {  // the whole group: its taps are one run of columns
+          add_blocks(blocks, group, 0, g.taps() * per_weight_group, max_block, per_weight_group);
+        } else {
+          for (int64_t tap = 0; tap < g.taps(); ++tap)
+            add_blocks(blocks, group, tap * per_weight_group + channel - first,
+                       tap * per_weight_group + stop - first, max_block, max_block);
+        }
+        channel = stop;
+      }
+      blocks_.push_back(std::move(blocks));
+    }
+  }
 }
 
-// No two threads may add to the same element of grad_input, so the work is cut into
-// (image, offset group, slice of its channels): no atomics, and the same sums every run.
-void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const void* input,
-             const FieldView& offset, const FieldView& mask, const void* grad_columns, void* grad_input,
-             const FieldView& grad_offset, const FieldView& grad_mask) {
+ReadSums::ReadSums(DType dtype, const ConvGeometry& geometry, int64_t num_pixels, int64_t num_slices)
+    : dtype_(dtype),
+      geometry_(geometry),
+      num_slices_(num_slices),
+      slice_bytes_(num_pixels * geometry.offset_groups * geometry.taps() * 3 * accumulator_bytes(dtype)),
+      memory_(num_slices * slice_bytes_) {}
+
+void ReadSums::clear(int64_t num_pixels) {
+  const int64_t used = num_pixels * geometry_.offset_groups * geometry_.taps() * 3 * accumulator_bytes(dtype_);
+  for (int64_t i = 0; i < num_slices_; ++i) std::memset(slice(i), 0, used);
+}
+
+void ReadSums::write(PixelRange pixels, const FieldView& grad_offset, const FieldView& grad_mask) const {
+  const int64_t slice_size = slice_bytes_ / accumulator_bytes(dtype_);
+  if (dtype_ == DType::kDouble) {
+    write_sums(geometry_, pixels, reinterpret_cast<const double*>(memory_.get()), num_slices_, slice_size,
+               grad_offset, grad_mask);
+  } else {
+    write_sums(geometry_, pixels, reinterpret_cast<const float*>(memory_.get()), num_slices_, slice_size,
+               grad_offset, grad_mask);
+  }
+}
+
+// ---------------------------------------------------------------- columns
+
+void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source, void* columns) {
+  const std::vector<char> zeros = zero_row(geometry);
+  const Sampling from{&geometry, source.input, source.offset, source.mask, zeros.data()};
+  // Enough pixels per task that starting a thread pays: about 64 KiB of columns.
+  const int64_t grain = std::max<int64_t>(1, 16384 / geometry.columns());
+  parallel_for(pixels.begin, pixels.end, grain, [&](int64_t begin, int64_t end) {
+    const Buffer workspace(loops().workspace_bytes(dtype, geometry));
+    loops().gather(dtype, from, pixels, {begin, end}, columns, workspace.get());
+  });
+}
+
+// Work is cut into (image, offset group, slice of its channels): no two threads add to the
+// same element of grad_input, so there are no atomics, and the sums are the same every run.
+void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+             const void* grad_columns, void* grad_input, const FieldView& grad_offset,
+             const FieldView& grad_mask) {
   const ConvGeometry& g = geometry;
-  const bool needs_reads = grad_offset.data != nullptr;
   const int64_t first_image = pixels.begin / g.out_pixels();
   const int64_t num_images = (pixels.end - 1) / g.out_pixels() - first_image + 1;
-  const int64_t threads = torch::stable::get_num_threads(), channels = g.channels / g.offset_groups;
-  // Slices narrower than a few registers waste the loads of the reading positions.
-  const int64_t num_slices =
-      std::clamp<int64_t>((threads + num_images * g.offset_groups - 1) / (num_images * g.offset_groups), 1,
-                          std::max<int64_t>(1, channels / 32));
-  const int64_t slice_channels = ((channels + num_slices - 1) / num_slices + 15) / 16 * 16;
+  const int64_t groups = num_images * g.offset_groups, threads = torch::stable::get_num_threads();
+  Slices slices(g, (threads + groups - 1) / groups, g.columns());
+  const bool needs_reads = grad_offset.data != nullptr;
+  ReadSums reads(dtype, g, needs_reads ? pixels.size() : 0, slices.per_group());
+  if (needs_reads) reads.clear(pixels.size());
+  const std::vector<char> zeros = zero_row(g);
+  const Sampling from{&g, source.input, source.offset, source.mask, zeros.data()};
 
-  const std::vector<char> zero_row(g.channels * sizeof(double), 0);
-  const int64_t reads_bytes =
-      needs_reads ? pixels.size() * g.offset_groups * g.taps() * 3 * accumulator_bytes(dtype) : 0;
-  std::vector<char> grad_reads(num_slices * reads_bytes, 0);
-
-  const int64_t num_tasks = num_images * g.offset_groups * num_slices;
-  parallel_for(0, num_tasks, 1, [&](int64_t begin, int64_t end) {
+  share_tasks(groups * slices.per_group(), [&](Tasks& tasks) {
+    const Buffer workspace(loops().workspace_bytes(dtype, g));
     std::vector<char> sink(4 * g.channels * accumulator_bytes(dtype), 0);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t slice = i % num_slices, group = i / num_slices % g.offset_groups;
-      const int64_t image = first_image + i / num_slices / g.offset_groups;
-      ScatterTask task{&g,
-                       input,
-                       offset,
-                       mask,
-                       pixels.begin,
-                       pixels.size(),
-                       zero_row.data(),
-                       grad_columns,
-                       grad_input,
-                       nullptr,
-                       sink.data(),
-                       group,
-                       0,
-                       0};
-      if (needs_reads) task.grad_reads = grad_reads.data() + slice * reads_bytes;
-      task.channel_begin = group * channels + std::min(channels, slice * slice_channels);
-      task.channel_end = group * channels + std::min(channels, (slice + 1) * slice_channels);
-      loops().scatter(dtype, task,
-                      {std::max(pixels.begin, image * g.out_pixels()),
-                       std::min(pixels.end, (image + 1) * g.out_pixels())});
+    for (int64_t i; tasks.take(i);) {
+      const int64_t slice = i % slices.per_group(), group = i / slices.per_group() % g.offset_groups;
+      const int64_t image = first_image + i / slices.per_group() / g.offset_groups;
+      const std::vector<ColumnBlock>& blocks = slices.blocks(group, slice);
+      const ReadGradients to{grad_input, needs_reads ? reads.slice(slice) : nullptr, sink.data()};
+      loops().scatter(
+          dtype, from, pixels,
+          {std::max(pixels.begin, image * g.out_pixels()), std::min(pixels.end, (image + 1) * g.out_pixels())},
+          grad_columns, blocks.data(), static_cast<int64_t>(blocks.size()), to, workspace.get());
     }
   });
-
-  if (!needs_reads) return;
-  if (dtype == DType::kDouble) {
-    write_read_gradients<double>(g, pixels, grad_reads, num_slices, grad_offset, grad_mask);
-  } else {
-    write_read_gradients<float>(g, pixels, grad_reads, num_slices, grad_offset, grad_mask);
-  }
+  if (needs_reads) reads.write(pixels, grad_offset, grad_mask);
 }
 
 void add_bias(DType dtype, const void* bias, int64_t num_rows, int64_t num_columns, void* rows) {

@@ -1,11 +1,12 @@
-// Gather and scatter on the CPU: vectorised over channels, one instruction set per build.
+// Gather, scatter and products on the CPU: vectorised over channels, one instruction set per
+// build.
 //
-// Output pixels are taken in blocks. For one offset group and tap the reading positions of
-// a whole block are worked out first (they are shared by all channels of the group); then
-// each pixel reads, or adds to, the four corners of all its channels, which lie side by
-// side in NHWC memory.
+// Pixels are taken in blocks. Each run of columns that shares a tap and an offset group reads,
+// or adds to, the four corners of all its channels, which lie side by side in NHWC memory.
 #include "deform_conv_cpu_loops.h"
 
+#include "cpu_plan.h"
+#include "cpu_product.h"
 #include "cpu_vector.h"
 #include "sampling.h"
 
@@ -17,153 +18,113 @@
 namespace segdcn {
 namespace {
 
-constexpr int kBlock = 32;  // pixels; the positions of a block stay in the first-level cache
+// ---------------------------------------------------------------- memory
 
-template <typename A>
-SEGDCN_INLINE A smaller(A a, A b) {
-  return a < b ? a : b;
-}
+// Hands out parts of the calling thread's scratch memory.
+class Scratch {
+ public:
+  explicit Scratch(void* memory) : next_(static_cast<char*>(memory)) {}
+  template <typename A>
+  A* take(int64_t count) {
+    A* result = reinterpret_cast<A*>(next_);
+    next_ += (count * static_cast<int64_t>(sizeof(A)) + 63) / 64 * 64;
+    return result;
+  }
+  int64_t used() const { return reinterpret_cast<int64_t>(next_); }
 
-// Where each output pixel of a block lies.
-template <typename real>
-struct Block {
-  int size;
-  int64_t image[kBlock];   // first pixel of its image, in pixels
-  int64_t offset[kBlock];  // its element in the offset's first channel
-  int64_t mask[kBlock];
-  int64_t row[kBlock], col[kBlock];  // of tap (0, 0), before the offset is added
+ private:
+  char* next_;
 };
 
+// The output channels of a group, rounded up to whole panels; never a power of two.
 template <typename real>
-SEGDCN_INLINE void fill_block(Block<real>& block, const ConvGeometry& g, const FieldView& offset,
-                              const FieldView& mask, int64_t begin, int64_t end) {
-  block.size = static_cast<int>(smaller<int64_t>(kBlock, end - begin));
-  int64_t image = begin / g.out_pixels(), within = begin % g.out_pixels();
-  int64_t row = within / g.out_width, col = within % g.out_width;
-  for (int i = 0; i < block.size; ++i) {
-    block.image[i] = image * g.height * g.width;
-    block.offset[i] = image * offset.stride[0] + row * offset.stride[2] + col * offset.stride[3];
-    block.mask[i] = image * mask.stride[0] + row * mask.stride[2] + col * mask.stride[3];
-    block.row[i] = grid_position(row, 0, g.stride_h, g.padding_h, g.dilation_h);
-    block.col[i] = grid_position(col, 0, g.stride_w, g.padding_w, g.dilation_w);
-    if (++col == g.out_width) {
-      col = 0;
-      if (++row == g.out_height) {
-        row = 0;
-        ++image;
-      }
-    }
-  }
+SEGDCN_INLINE int64_t result_row(const ConvGeometry& g) {
+  const int64_t width = kTileWidth<real>, outputs = g.out_channels / g.groups;
+  return (outputs + width - 1) / width * width + 16;
 }
 
-// The reads of one tap for a block: the sampling plan.
-template <typename real>
-struct Plan {
-  int32_t pixel[4][kBlock];
-  real weight[4][kBlock];
-  real ly[kBlock], lx[kBlock];
-  real mask[kBlock];
-};
-
-template <typename real>
-SEGDCN_INLINE void fill_plan(Plan<real>& plan, const Block<real>& block, const ConvGeometry& g,
-                             const FieldView& offset, const FieldView& mask, int64_t group, int64_t tap) {
-  const int64_t tap_row = tap / g.kernel_w * g.dilation_h, tap_col = tap % g.kernel_w * g.dilation_w;
-  const int64_t channel = group * g.taps() + tap;
-  const real* dy = static_cast<const real*>(offset.data) + 2 * channel * offset.stride[1];
-  const real* dx = dy + offset.stride[1];
-  const int32_t height = static_cast<int32_t>(g.height), width = static_cast<int32_t>(g.width);
-  for (int i = 0; i < block.size; ++i) {
-    const real y = static_cast<real>(block.row[i] + tap_row) + dy[block.offset[i]];
-    const real x = static_cast<real>(block.col[i] + tap_col) + dx[block.offset[i]];
-    const BilinearRead<real> read = bilinear_read(y, x, height, width);
-    for (int corner = 0; corner < 4; ++corner) {
-      plan.pixel[corner][i] = read.pixel[corner];
-      plan.weight[corner][i] = read.weight[corner];
-    }
-    plan.ly[i] = read.ly;
-    plan.lx[i] = read.lx;
-  }
-  if (mask.data != nullptr) {
-    const real* modulation = static_cast<const real*>(mask.data) + channel * mask.stride[1];
-    for (int i = 0; i < block.size; ++i) plan.mask[i] = modulation[block.mask[i]];
-  } else {
-    for (int i = 0; i < block.size; ++i) plan.mask[i] = real(1);
-  }
-}
-
-// Where the columns of (pixel of the chunk, tap, channel) lie, and how many channels follow
-// before the weight group, and with it the place, changes.
-struct ColumnRun {
-  int64_t start, length;
-};
-
-SEGDCN_INLINE ColumnRun column_run(const ConvGeometry& g, int64_t num_pixels, int64_t pixel, int64_t tap,
-                                   int64_t channel, int64_t channel_end) {
-  const int64_t per_group = g.channels / g.groups, group = channel / per_group;
-  const int64_t within = channel - group * per_group;
-  return {((group * num_pixels + pixel) * g.taps() + tap) * per_group + within,
-          smaller(channel_end - channel, per_group - within)};
+template <typename T>
+int64_t workspace_size(const ConvGeometry& g) {
+  using real = typename Accumulation<T>::type;
+  Scratch scratch(nullptr);
+  scratch.take<Plan<real>>(g.taps());
+  scratch.take<bool>(g.taps());
+  scratch.take<real>(kBlockPixels * kBlockRow);
+  scratch.take<real>(kBlockPixels * result_row<real>(g));
+  return scratch.used();
 }
 
 // ---------------------------------------------------------------- gather
 
-template <typename T>
-void gather_pixels(const GatherTask& task, PixelRange pixels) {
-  using real = typename Accumulation<T>::type;
+// What one run of channels reads for one pixel.
+template <typename T, typename Out, typename real>
+SEGDCN_INLINE void gather_pixel(const Plan<real>& plan, int i, const T* image, int64_t channels,
+                                const T* zero_row, int64_t length, Out* out) {
   using vector = typename VectorOf<real>::type;
   constexpr int lanes = kLanes<real>;
-  const ConvGeometry& g = *task.geometry;
-  const T* input = static_cast<const T*>(task.input);
-  const T* zero_row = static_cast<const T*>(task.zero_row);
-  T* columns = static_cast<T*>(task.columns);
-  const int64_t per_group = g.channels / g.offset_groups;
-  Block<real> block;
-  Plan<real> plan;
+  const T* corner[4];
+  real weight[4];
+  for (int j = 0; j < 4; ++j) {
+    const int32_t pixel = plan.pixel[j][i];
+    corner[j] = pixel >= 0 ? image + pixel * channels : zero_row;
+    weight[j] = plan.weight[j][i] * plan.mask[i];
+  }
+  const T *a = corner[0], *b = corner[1], *c = corner[2], *d = corner[3];
+  int64_t n = 0;
+  for (; n + lanes <= length; n += lanes) {
+    const vector value = weight[0] * load(a + n) + weight[1] * load(b + n) + weight[2] * load(c + n) +
+                         weight[3] * load(d + n);
+    store(out + n, value);
+  }
+  if (n < length) {
+    const int rest = static_cast<int>(length - n);
+    const vector value = weight[0] * load_part(a + n, rest) + weight[1] * load_part(b + n, rest) +
+                         weight[2] * load_part(c + n, rest) + weight[3] * load_part(d + n, rest);
+    store_part(out + n, value, rest);
+  }
+}
 
-  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlock) {
-    fill_block(block, g, task.offset, task.mask, begin, pixels.end);
-    for (int64_t group = 0; group < g.offset_groups; ++group) {
-      for (int64_t tap = 0; tap < g.taps(); ++tap) {
-        fill_plan(plan, block, g, task.offset, task.mask, group, tap);
-        for (int i = 0; i < block.size; ++i) {
-          const T* corner[4];
-          real weight[4];
-          for (int j = 0; j < 4; ++j) {
-            const int32_t pixel = plan.pixel[j][i];
-            corner[j] = pixel >= 0 ? input + (block.image[i] + pixel) * g.channels : zero_row;
-            weight[j] = plan.weight[j][i] * plan.mask[i];
-          }
-          const int64_t channel_end = (group + 1) * per_group;
-          for (int64_t channel = group * per_group; channel < channel_end;) {
-            const ColumnRun run =
-                column_run(g, task.num_pixels, begin + i - task.first_pixel, tap, channel, channel_end);
-            T* target = columns + run.start;
-            const T *a = corner[0] + channel, *b = corner[1] + channel, *c = corner[2] + channel,
-                    *d = corner[3] + channel;
-            int64_t n = 0;
-            for (; n + lanes <= run.length; n += lanes) {
-              const vector value = weight[0] * load(a + n) + weight[1] * load(b + n) +
-                                   weight[2] * load(c + n) + weight[3] * load(d + n);
-              store(target + n, value);
-            }
-            for (; n < run.length; ++n)
-              store_one(target + n, weight[0] * load_one(a + n) + weight[1] * load_one(b + n) +
-                                        weight[2] * load_one(c + n) + weight[3] * load_one(d + n));
-            channel += run.length;
-          }
-        }
-      }
+// The columns of a block: out[p][column - begin]. All runs of a pixel before the next pixel:
+// its taps read near each other, from lines that are still in the first-level cache.
+template <typename T, typename Out, typename real>
+void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64_t begin, int64_t end, Out* out,
+                  int64_t out_row) {
+  const ConvGeometry& g = *from.geometry;
+  const T* input = static_cast<const T*>(from.input);
+  const T* zero_row = static_cast<const T*>(from.zero_row);
+  for_each_runs(plans, g, group, begin, end, [&](const ColumnRun<real>* runs, int count) {
+    const Block& block = plans.block();
+    for (int i = 0; i < block.size; ++i)
+      for (int r = 0; r < count; ++r)
+        gather_pixel(*runs[r].plan, i, input + block.image[i] * g.channels + runs[r].channel, g.channels, zero_row,
+                     runs[r].length, out + i * out_row + runs[r].column);
+  });
+}
+
+// columns[g, p, column] for pixels of a chunk.
+template <typename T>
+void gather_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, void* columns, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t row = g.columns() / g.groups;
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
+  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
+    plans.start({begin, smaller(begin + kBlockPixels, pixels.end)});
+    for (int64_t group = 0; group < g.groups; ++group) {
+      T* out = static_cast<T*>(columns) + (group * chunk.size() + begin - chunk.begin) * row;
+      gather_block<T>(plans, from, group, 0, row, out, row);
     }
   }
 }
 
 // ---------------------------------------------------------------- scatter
 
-// What one run of channels adds to the four dot products, and to the gradient of the input.
-template <bool kInput, bool kReads, typename T, typename real>
-SEGDCN_INLINE void scatter_run(int64_t length, const T* grad, const T* const corner[4], real* const target[4],
-                               const real weight[4], real dot[4]) {
+// What one run of channels adds to the gradients of a pixel's four corners and of its read.
+template <bool kInput, bool kReads, typename T, typename Grad, typename real>
+SEGDCN_INLINE void scatter_pixel(int64_t length, const Grad* grad, const T* const corner[4],
+                                 real* const target[4], const real weight[4], real dot[4]) {
   using vector = typename VectorOf<real>::type;
   constexpr int lanes = kLanes<real>;
   vector sum[4] = {};
@@ -175,75 +136,86 @@ SEGDCN_INLINE void scatter_run(int64_t length, const T* grad, const T* const cor
       if (kInput) store(target[j] + n, load(target[j] + n) + weight[j] * g);
     }
   }
-  if (kReads)
-    for (int j = 0; j < 4; ++j) dot[j] += lane_sum<real>(sum[j]);
-  for (; n < length; ++n) {
-    const real g = load_one(grad + n);
+  if (n < length) {
+    const int rest = static_cast<int>(length - n);
+    const vector g = load_part(grad + n, rest);
     for (int j = 0; j < 4; ++j) {
-      if (kReads) dot[j] += g * load_one(corner[j] + n);
-      if (kInput) target[j][n] += weight[j] * g;
+      if (kReads) sum[j] += g * load_part(corner[j] + n, rest);
+      if (kInput) store_part(target[j] + n, load_part(target[j] + n, rest) + weight[j] * g, rest);
     }
   }
+  if (kReads)
+    for (int j = 0; j < 4; ++j) dot[j] = lane_sum<real>(sum[j]);
 }
 
-template <typename T, bool kInput, bool kReads>
-void scatter_pixels(const ScatterTask& task, PixelRange pixels) {
-  using real = typename Accumulation<T>::type;
-  const ConvGeometry& g = *task.geometry;
-  const T* input = static_cast<const T*>(task.input);
-  const T* zero_row = static_cast<const T*>(task.zero_row);
-  const T* grad_columns = static_cast<const T*>(task.grad_columns);
-  real* grad_input = static_cast<real*>(task.grad_input);
-  real* grad_reads = static_cast<real*>(task.grad_reads);
-  real* sink = static_cast<real*>(task.sink);
-  Block<real> block;
-  Plan<real> plan;
-
-  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlock) {
-    fill_block(block, g, task.offset, task.mask, begin, pixels.end);
-    for (int64_t tap = 0; tap < g.taps(); ++tap) {
-      fill_plan(plan, block, g, task.offset, task.mask, task.offset_group, tap);
-      for (int i = 0; i < block.size; ++i) {
-        const int64_t chunk_pixel = begin + i - task.first_pixel;
-        const T* corner[4];
-        real* target[4];
-        real weight[4], scaled[4], dot[4] = {};
-        for (int j = 0; j < 4; ++j) {
-          const int64_t pixel = plan.pixel[j][i], place = (block.image[i] + pixel) * g.channels;
-          corner[j] = pixel >= 0 ? input + place : zero_row;
-          target[j] = pixel >= 0 && kInput ? grad_input + place : sink + j * g.channels;
-          weight[j] = plan.weight[j][i];
-          scaled[j] = weight[j] * plan.mask[i];
-        }
-        for (int64_t channel = task.channel_begin; channel < task.channel_end;) {
-          const ColumnRun run = column_run(g, task.num_pixels, chunk_pixel, tap, channel, task.channel_end);
-          const T* const from[4] = {corner[0] + channel, corner[1] + channel, corner[2] + channel,
-                                    corner[3] + channel};
-          real* const to[4] = {target[0] + channel, target[1] + channel, target[2] + channel,
-                               target[3] + channel};
-          scatter_run<kInput, kReads>(run.length, grad_columns + run.start, from, to, scaled, dot);
-          channel += run.length;
-        }
-        if (kReads) {
-          const ReadGradient<real> gradient = read_gradient(weight, plan.ly[i], plan.lx[i], dot);
-          real* out = grad_reads + ((chunk_pixel * g.offset_groups + task.offset_group) * g.taps() + tap) * 3;
-          out[0] = gradient.dy * plan.mask[i];
-          out[1] = gradient.dx * plan.mask[i];
-          out[2] = gradient.value;
-        }
+template <typename T, bool kInput, bool kReads, typename Grad, typename real>
+SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const ColumnRun<real>* runs, int count,
+                                const Grad* grads, int64_t grad_row, int64_t first_pixel,
+                                const ReadGradients& to) {
+  const ConvGeometry& g = *from.geometry;
+  const T* zero_row = static_cast<const T*>(from.zero_row);
+  real* sink = static_cast<real*>(to.sink);
+  for (int i = 0; i < block.size; ++i) {
+    const int64_t image = block.image[i] * g.channels;
+    const int64_t field = ((first_pixel + i) * g.offset_groups + runs[0].offset_group) * g.taps();
+    for (int r = 0; r < count; ++r) {
+      const ColumnRun<real>& run = runs[r];
+      const Plan<real>& plan = *run.plan;
+      const T* corner[4];
+      real* target[4];
+      real weight[4], scaled[4], dot[4] = {};
+      for (int j = 0; j < 4; ++j) {
+        const int64_t pixel = plan.pixel[j][i], place = image + pixel * g.channels + run.channel;
+        corner[j] = pixel >= 0 ? static_cast<const T*>(from.input) + place : zero_row;
+        target[j] = pixel >= 0 && kInput ? static_cast<real*>(to.input) + place : sink + j * g.channels;
+        weight[j] = plan.weight[j][i];
+        scaled[j] = weight[j] * plan.mask[i];
+      }
+      scatter_pixel<kInput, kReads>(run.length, grads + i * grad_row + run.column, corner, target, scaled, dot);
+      if (kReads) {
+        const ReadGradient<real> gradient = read_gradient(weight, plan.ly[i], plan.lx[i], dot);
+        real* reads = static_cast<real*>(to.reads) + (field + run.tap) * 3;
+        reads[0] += gradient.dy * plan.mask[i];
+        reads[1] += gradient.dx * plan.mask[i];
+        reads[2] += gradient.value;
       }
     }
   }
 }
 
+// The reverse of gather_block: grads[p][column - begin] to the map and the reads.
+template <typename T, typename Grad, typename real>
+void scatter_block(Plans<real>& plans, const Sampling& from, const ColumnBlock& columns, const Grad* grads,
+                   int64_t grad_row, int64_t first_pixel, const ReadGradients& to) {
+  const auto body = [&](const ColumnRun<real>* runs, int count) {
+    const Block& block = plans.block();
+    if (to.input != nullptr && to.reads != nullptr) {
+      scatter_runs<T, true, true>(block, from, runs, count, grads, grad_row, first_pixel, to);
+    } else if (to.input != nullptr) {
+      scatter_runs<T, true, false>(block, from, runs, count, grads, grad_row, first_pixel, to);
+    } else if (to.reads != nullptr) {
+      scatter_runs<T, false, true>(block, from, runs, count, grads, grad_row, first_pixel, to);
+    }
+  };
+  for_each_runs(plans, *from.geometry, columns.group, columns.begin, columns.end, body);
+}
+
 template <typename T>
-void scatter_needed(const ScatterTask& task, PixelRange pixels) {
-  if (task.grad_input != nullptr && task.grad_reads != nullptr) {
-    scatter_pixels<T, true, true>(task, pixels);
-  } else if (task.grad_input != nullptr) {
-    scatter_pixels<T, true, false>(task, pixels);
-  } else if (task.grad_reads != nullptr) {
-    scatter_pixels<T, false, true>(task, pixels);
+void scatter_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* grad_columns,
+                     const ColumnBlock* blocks, int64_t num_blocks, const ReadGradients& to, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t row = g.columns() / g.groups;
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
+  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
+    plans.start({begin, smaller(begin + kBlockPixels, pixels.end)});
+    const int64_t first = begin - chunk.begin;
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      const int64_t place = (blocks[i].group * chunk.size() + first) * row + blocks[i].begin;
+      scatter_block<T>(plans, from, blocks[i], static_cast<const T*>(grad_columns) + place, row, first, to);
+    }
   }
 }
 
@@ -265,32 +237,298 @@ void accumulate_elements(const void* part_data, int64_t count, void* total_data)
   for (int64_t i = 0; i < count; ++i) total[i] += load_one(part + i);
 }
 
+// ---------------------------------------------------------------- direct path: weights
+
+template <typename T>
+int64_t panel_width() {
+  return kTileWidth<typename Accumulation<T>::type>;
+}
+
+// Elements per row of a panel that holds `count` columns or outputs.
+template <typename real>
+SEGDCN_INLINE int64_t panel_row(int64_t count) {
+  return (count + kLanes<real> - 1) / kLanes<real> * kLanes<real>;
+}
+
+// panel[column][output] for the outputs of one tile.
+template <typename T>
+void pack_output_panel(const ConvGeometry& g, const WeightView& weight, int64_t group, int64_t tile,
+                       void* panel_data) {
+  using real = typename Accumulation<T>::type;
+  constexpr int lanes = kLanes<real>;
+  const int64_t outputs = g.out_channels / g.groups, channels = g.channels / g.groups, taps = g.taps();
+  const int64_t begin = tile * kTileWidth<real>, count = smaller<int64_t>(outputs - begin, kTileWidth<real>);
+  const int64_t row = panel_row<real>(count), depth = channels * taps;
+  real* panel = static_cast<real*>(panel_data);
+  const T* first = static_cast<const T*>(weight.data) + (group * outputs + begin) * depth;
+  // Squares of outputs x weights in the order of memory, which is that of the columns
+  // (channels-last) or has the taps innermost.
+  for (int64_t part = 0; part < row; part += lanes) {
+    for (int64_t i = 0; i < depth; i += lanes) {
+      const int valid = static_cast<int>(smaller<int64_t>(lanes, depth - i));
+      typename VectorOf<real>::type square[lanes];
+      for (int o = 0; o < lanes; ++o) {
+        const T* from = first + (part + o) * depth + i;
+        square[o] = part + o >= count ? typename VectorOf<real>::type{}
+                    : valid == lanes  ? load(from)
+                                      : load_part(from, valid);
+      }
+      transpose<real>(square);
+      for (int j = 0; j < valid; ++j) {
+        const int64_t column = weight.channels_last ? i + j : (i + j) % taps * channels + (i + j) / taps;
+        store(panel + column * row + part, square[j]);
+      }
+    }
+  }
+}
+
+// panels[tile][output][column] for the columns of one block.
+template <typename T>
+void pack_column_panels(const ConvGeometry& g, const WeightView& weight, const ColumnBlock& block,
+                        void* panels) {
+  using real = typename Accumulation<T>::type;
+  constexpr int lanes = kLanes<real>;
+  const int64_t outputs = g.out_channels / g.groups, channels = g.channels / g.groups;
+  const int64_t depth = channels * g.taps();
+  const T* first = static_cast<const T*>(weight.data) + block.group * outputs * depth;
+  real* panel = static_cast<real*>(panels);
+  for (int64_t begin = block.begin; begin < block.end; begin += kTileWidth<real>) {
+    const int64_t count = smaller<int64_t>(block.end - begin, kTileWidth<real>), row = panel_row<real>(count);
+    for (int64_t o = 0; o < outputs; ++o) {
+      const T* from = first + o * depth;
+      real* to = panel + o * row;
+      if (weight.channels_last) {
+        for (int64_t i = 0; i < row; i += lanes) {
+          const int valid = static_cast<int>(smaller<int64_t>(lanes, count - i));
+          store(to + i, valid == lanes ? load(from + begin + i) : load_part(from + begin + i, valid));
+        }
+      } else {
+        for (int64_t i = 0; i < count; ++i)
+          to[i] = load_one(from + (begin + i) / channels + (begin + i) % channels * g.taps());
+        for (int64_t i = count; i < row; ++i) to[i] = real(0);
+      }
+    }
+    panel += outputs * kTileWidth<real>;
+  }
+}
+
+// ---------------------------------------------------------------- direct path: forward
+
+// A result of a block, results[p][o - first], to its place, with the bias.
+template <typename T, typename real>
+void store_results(const ConvGeometry& g, const real* results, int64_t row, PixelRange pixels, int64_t first,
+                   int64_t count, const T* bias, const DenseView& output) {
+  constexpr int lanes = kLanes<real>;
+  T* data = static_cast<T*>(output.data);
+  if (output.channels_last) {
+    for (int64_t p = 0; p < pixels.size(); ++p) {
+      T* to = data + (pixels.begin + p) * g.out_channels + first;
+      const real* from = results + p * row;
+      for (int64_t o = 0; o < count; o += lanes) {
+        const int rest = static_cast<int>(smaller<int64_t>(lanes, count - o));
+        auto value = load(from + o);
+        if (bias != nullptr) value += load_part(bias + first + o, rest);
+        if (rest == lanes) {
+          store(to + o, value);
+        } else {
+          store_part(to + o, value, rest);
+        }
+      }
+    }
+    return;
+  }
+  const int64_t image_pixels = g.out_pixels();
+  for (int64_t begin = pixels.begin; begin < pixels.end;) {  // image by image
+    const int64_t image = begin / image_pixels, end = smaller((image + 1) * image_pixels, pixels.end);
+    for (int64_t o = 0; o < count; ++o) {
+      T* to = data + (image * g.out_channels + first + o) * image_pixels - image * image_pixels;
+      const real add = bias != nullptr ? load_one(bias + first + o) : real(0);
+      const real* from = results - pixels.begin * row + o;
+      for (int64_t p = begin; p < end; ++p) store_one(to + p, from[p * row] + add);
+    }
+    begin = end;
+  }
+}
+
+template <typename T>
+void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutputs& packed, int64_t first_tile,
+                     int64_t last_tile, const void* bias, const DenseView& output, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  constexpr int64_t width = kTileWidth<real>;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t outputs = g.out_channels / g.groups, depth = g.columns() / g.groups;
+  const int64_t row = result_row<real>(g);
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
+  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  real* columns = scratch.take<real>(kBlockPixels * kBlockRow);
+  real* results = scratch.take<real>(kBlockPixels * row);
+  const int64_t num_parts = (depth + kBlockColumns - 1) / kBlockColumns;
+
+  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
+    const PixelRange block{begin, smaller(begin + kBlockPixels, pixels.end)};
+    plans.start(block);
+    for (int64_t group = 0; group < g.groups; ++group) {
+      for (int64_t part = 0; part < num_parts; ++part) {
+        const int64_t start = depth * part / num_parts, end = depth * (part + 1) / num_parts;
+        gather_block<T>(plans, from, group, start, end, columns, kBlockRow);
+        for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+          const int64_t count = smaller(width, outputs - tile * width), panel = panel_row<real>(count);
+          const int64_t place = group * packed.num_tiles + tile - packed.first_tile;
+          const real* weights = static_cast<const real*>(packed.data) + place * depth * width;
+          const real* weights_part = weights + start * panel;
+          product_strip<real>(block.size(), count, end - start, {columns, kBlockRow, 1}, weights_part, panel,
+                              results + (tile - first_tile) * width, row, part > 0, weights_part + depth * width);
+        }
+      }
+      const int64_t first = first_tile * width, count = smaller(outputs, last_tile * width) - first;
+      store_results<T>(g, results, row, block, group * outputs + first, count, static_cast<const T*>(bias), output);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- direct path: backward
+
+// rows[p][o] of the accumulation type, from a gradient in either layout.
+template <typename T>
+void read_gradient_rows(const ConvGeometry& g, const DenseView& grad_output, PixelRange pixels, void* rows_data,
+                        int64_t row_length) {
+  using real = typename Accumulation<T>::type;
+  const T* data = static_cast<const T*>(grad_output.data);
+  real* rows = static_cast<real*>(rows_data);
+  const int64_t outputs = g.out_channels, image_pixels = g.out_pixels();
+  if (grad_output.channels_last) {
+    for (int64_t p = 0; p < pixels.size(); ++p)
+      for (int64_t o = 0; o < outputs; ++o)
+        rows[p * row_length + o] = load_one(data + (pixels.begin + p) * outputs + o);
+    return;
+  }
+  for (int64_t begin = pixels.begin; begin < pixels.end;) {
+    // 16 pixels of one channel after the other: whole cache lines on both sides.
+    const int64_t image = begin / image_pixels;
+    const int64_t end = smaller(smaller((image + 1) * image_pixels, pixels.end), begin + 16);
+    for (int64_t o = 0; o < outputs; ++o) {
+      const T* from = data + (image * outputs + o) * image_pixels - image * image_pixels;
+      for (int64_t p = begin; p < end; ++p) rows[(p - pixels.begin) * row_length + o] = load_one(from + p);
+    }
+    begin = end;
+  }
+}
+
+// grad_weight[o][column] (+)= sum over pixels of rows[p][o] * column[p], for a block's columns.
+template <typename T>
+void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* rows_data, int64_t row_length,
+                           const ColumnBlock& block, void* grad_weight, bool add, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  constexpr int64_t width = kTileWidth<real>;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t outputs = g.out_channels / g.groups, depth = g.columns() / g.groups;
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
+  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  real* columns = scratch.take<real>(kBlockPixels * kBlockRow);
+  alignas(64) real tile[kTileRows * width];
+  real* target = static_cast<real*>(grad_weight) + block.group * outputs * depth + block.begin;
+
+  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
+    const PixelRange part{begin, smaller(begin + kBlockPixels, pixels.end)};
+    plans.start(part);
+    gather_block<T>(plans, from, block.group, block.begin, block.end, columns, kBlockRow);
+    const real* rows =
+        static_cast<const real*>(rows_data) + (begin - pixels.begin) * row_length + block.group * outputs;
+    for (int64_t column = 0; column < block.size(); column += width) {
+      const int64_t count = smaller(width, block.size() - column);
+      if (count % kLanes<real> == 0) {
+        product_strip<real>(outputs, count, part.size(), {rows, 1, row_length}, columns + column, kBlockRow,
+                            target + column, depth, add, columns + column);
+        continue;
+      }
+      // The last columns do not fill a register, and what lies behind them is not ours.
+      for (int64_t o = 0; o < outputs; o += kTileRows) {
+        const int64_t height = smaller<int64_t>(kTileRows, outputs - o);
+        product_strip<real>(height, count, part.size(), {rows + o, 1, row_length}, columns + column, kBlockRow,
+                            tile, width, false, columns + column);
+        for (int64_t i = 0; i < height; ++i)
+          for (int64_t j = 0; j < count; ++j) {
+            real& sum = target[(o + i) * depth + column + j];
+            sum = add ? sum + tile[i * width + j] : tile[i * width + j];
+          }
+      }
+    }
+    add = true;
+  }
+}
+
+// The gradient of the columns of some blocks, a block of pixels at a time, and at once on to
+// the map and the reads.
+template <typename T>
+void product_and_scatter(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* rows_data,
+                         int64_t row_length, const void* packed, const ColumnBlock* blocks, int64_t num_blocks,
+                         const ReadGradients& to, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  constexpr int64_t width = kTileWidth<real>;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t outputs = g.out_channels / g.groups;
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
+  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  real* grads = scratch.take<real>(kBlockPixels * kBlockRow);
+
+  for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
+    const PixelRange part{begin, smaller(begin + kBlockPixels, pixels.end)};
+    const int64_t first = begin - chunk.begin;
+    plans.start(part);
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      const ColumnBlock& block = blocks[i];
+      const real* rows = static_cast<const real*>(rows_data) + first * row_length + block.group * outputs;
+      for (int64_t column = 0; column < block.size(); column += width) {
+        const int64_t count = smaller(width, block.size() - column), panel = panel_row<real>(count);
+        const real* weights = static_cast<const real*>(packed) + block.packed + column * outputs;
+        for (int64_t o = 0; o < outputs; o += kBlockColumns) {
+          const int64_t depth = smaller(kBlockColumns, outputs - o);
+          product_strip<real>(part.size(), count, depth, {rows + o, row_length, 1}, weights + o * panel, panel,
+                              grads + column, kBlockRow, o > 0, weights + o * panel + depth * panel);
+        }
+      }
+      scatter_block<T>(plans, from, block, grads, kBlockRow, first, to);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- dtypes
 
-#define SEGDCN_BY_DTYPE(dtype, function, ...)                           \
-  switch (dtype) {                                                      \
-    case DType::kFloat: return function<float>(__VA_ARGS__);            \
-    case DType::kDouble: return function<double>(__VA_ARGS__);          \
-    case DType::kHalf: return function<half_bits>(__VA_ARGS__);         \
-    case DType::kBFloat16: return function<bfloat16_bits>(__VA_ARGS__); \
+// One function of a table entry's signature, chosen by its first argument.
+template <typename Signature, Signature* f32, Signature* f64, Signature* f16, Signature* bf16>
+struct ByDType;
+template <typename R, typename... A, R (*f32)(A...), R (*f64)(A...), R (*f16)(A...), R (*bf16)(A...)>
+struct ByDType<R(A...), f32, f64, f16, bf16> {
+  static R call(DType dtype, A... arguments) {
+    switch (dtype) {
+      case DType::kDouble: return f64(arguments...);
+      case DType::kHalf: return f16(arguments...);
+      case DType::kBFloat16: return bf16(arguments...);
+      default: return f32(arguments...);
+    }
   }
-
-void gather_any(DType dtype, const GatherTask& task, PixelRange pixels) {
-  SEGDCN_BY_DTYPE(dtype, gather_pixels, task, pixels)
-}
-void scatter_any(DType dtype, const ScatterTask& task, PixelRange pixels) {
-  SEGDCN_BY_DTYPE(dtype, scatter_needed, task, pixels)
-}
-void add_bias_any(DType dtype, const void* bias, int64_t num_rows, int64_t num_columns, void* rows) {
-  SEGDCN_BY_DTYPE(dtype, add_bias_rows, bias, num_rows, num_columns, rows)
-}
-void accumulate_any(DType dtype, const void* part, int64_t count, void* total) {
-  SEGDCN_BY_DTYPE(dtype, accumulate_elements, part, count, total)
-}
+};
+#define SEGDCN_BY_DTYPE(function)                                                           \
+  ByDType<decltype(function<float>), function<float>, function<double>, function<half_bits>, \
+          function<bfloat16_bits>>::call
 
 }  // namespace
 
-extern const CpuLoops SEGDCN_JOIN(kLoops_, SEGDCN_ISA) = {SEGDCN_TEXT(SEGDCN_ISA), gather_any, scatter_any,
-                                                          add_bias_any, accumulate_any};
+extern const CpuLoops SEGDCN_JOIN(kLoops_, SEGDCN_ISA) = {SEGDCN_TEXT(SEGDCN_ISA),
+                                                          SEGDCN_BY_DTYPE(gather_columns),
+                                                          SEGDCN_BY_DTYPE(scatter_columns),
+                                                          SEGDCN_BY_DTYPE(add_bias_rows),
+                                                          SEGDCN_BY_DTYPE(accumulate_elements),
+                                                          SEGDCN_BY_DTYPE(panel_width),
+                                                          SEGDCN_BY_DTYPE(workspace_size),
+                                                          SEGDCN_BY_DTYPE(pack_output_panel),
+                                                          SEGDCN_BY_DTYPE(pack_column_panels),
+                                                          SEGDCN_BY_DTYPE(convolve_pixels),
+                                                          SEGDCN_BY_DTYPE(read_gradient_rows),
+                                                          SEGDCN_BY_DTYPE(weight_gradient_block),
+                                                          SEGDCN_BY_DTYPE(product_and_scatter)};
 
 }  // namespace segdcn

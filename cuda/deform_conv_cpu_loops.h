@@ -1,45 +1,76 @@
-// The serial inner loops of the CPU, compiled once per instruction set; deform_conv_cpu.cpp
-// picks one at run time and spreads the work over threads.
+// The serial inner loops of the CPU, compiled once per instruction set. Who calls them picks
+// one set at run time and spreads the work over threads (deform_conv_cpu.cpp).
 //
-// These files include nothing but <cstdint>, <cmath> and intrinsics: an inline function of
-// the standard library, compiled here with AVX-512 and merged by the linker with its twin
-// elsewhere, would crash on older processors.
+// Files that are compiled per instruction set include nothing but <cstdint>, <cmath> and
+// intrinsics: an inline function of the standard library, compiled here with AVX-512 and
+// merged by the linker with its twin elsewhere, would crash on older processors.
 #pragma once
 
 #include "deform_conv.h"
 
 namespace segdcn {
 
-// One call's constant part, and scratch memory of the calling thread.
-struct GatherTask {
+// Pixels of a block: their reading positions stay in the first-level cache, their columns in
+// the second-level one.
+constexpr int64_t kBlockPixels = 112;
+// Columns that the direct path gathers at a time, and the row length of that memory: no power
+// of two, or the rows of a tile would compete for the same few cache lines.
+constexpr int64_t kBlockColumns = 256;
+constexpr int64_t kBlockRow = kBlockColumns + 16;
+
+// What is read, and where: the same during a whole call.
+struct Sampling {
   const ConvGeometry* geometry;
-  const void* input;
+  const void* input;  // NHWC
   FieldView offset, mask;
-  int64_t first_pixel;   // of the chunk: columns start there
-  int64_t num_pixels;    // of the chunk: the distance between groups in columns
   const void* zero_row;  // C zeros: what a corner outside the map reads
-  void* columns;
 };
 
-struct ScatterTask {
-  const ConvGeometry* geometry;
-  const void* input;
-  FieldView offset, mask;
-  int64_t first_pixel, num_pixels;
-  const void* zero_row;
-  const void* grad_columns;
-  void* grad_input;  // null: not needed
-  void* grad_reads;  // (P, G, K, 3): dy, dx and value of each read; null: not needed
-  void* sink;        // 4 * C accumulators: where gradients of corners outside the map go
-  int64_t offset_group, channel_begin, channel_end;  // this task's share, inside one group
+// Where gradients go. Any pointer may be null: not needed.
+struct ReadGradients {
+  void* input;  // accumulation type, NHWC; added to
+  void* reads;  // (P, G, K, 3) of the chunk: dy, dx and value of each read; added to
+  void* sink;   // 4 * C accumulators: what a corner outside the map receives
+};
+
+// Columns [begin, end) of a weight group, counted tap * C/groups + channel.
+struct ColumnBlock {
+  int64_t group, begin, end;
+  int64_t packed;  // direct path: where its packed weight begins, in elements
+  int64_t size() const { return end - begin; }
+};
+
+// Packed weight panels (pack_outputs) of some tiles of output channels, for every group.
+struct PackedOutputs {
+  const void* data;
+  int64_t first_tile, num_tiles;  // per group
 };
 
 struct CpuLoops {
   const char* name;
-  void (*gather)(DType, const GatherTask&, PixelRange);
-  void (*scatter)(DType, const ScatterTask&, PixelRange);
+
+  // Columns in memory, for a vendor's product.
+  void (*gather)(DType, const Sampling&, PixelRange chunk, PixelRange pixels, void* columns, void* workspace);
+  void (*scatter)(DType, const Sampling&, PixelRange chunk, PixelRange pixels, const void* grad_columns,
+                  const ColumnBlock* blocks, int64_t num_blocks, const ReadGradients&, void* workspace);
   void (*add_bias)(DType, const void* bias, int64_t num_rows, int64_t num_columns, void* rows);
   void (*accumulate)(DType, const void* part, int64_t count, void* total);
+
+  // The direct path, which multiplies as it gathers. `width`: output channels, or columns,
+  // of one packed panel.
+  int64_t (*width)(DType);
+  int64_t (*workspace_bytes)(DType, const ConvGeometry&);
+  void (*pack_outputs)(DType, const ConvGeometry&, const WeightView&, int64_t group, int64_t tile, void* panel);
+  void (*pack_columns)(DType, const ConvGeometry&, const WeightView&, const ColumnBlock&, void* panels);
+  void (*convolve)(DType, const Sampling&, PixelRange pixels, const PackedOutputs&, int64_t first_tile,
+                   int64_t last_tile, const void* bias, const DenseView& output, void* workspace);
+  void (*read_rows)(DType, const ConvGeometry&, const DenseView& grad_output, PixelRange pixels, void* rows,
+                    int64_t row_length);
+  void (*weight_gradient)(DType, const Sampling&, PixelRange pixels, const void* rows, int64_t row_length,
+                          const ColumnBlock&, void* grad_weight, bool add, void* workspace);
+  void (*product_scatter)(DType, const Sampling&, PixelRange chunk, PixelRange pixels, const void* rows,
+                          int64_t row_length, const void* packed, const ColumnBlock* blocks,
+                          int64_t num_blocks, const ReadGradients&, void* workspace);
 };
 
 // Which of them exist is decided by cuda/build.py.

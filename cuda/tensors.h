@@ -1,0 +1,65 @@
+// ATen calls and layouts on stable tensors.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <vector>
+
+namespace segdcn {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Call an operator that the stable headers of torch 2.11 do not wrap.
+template <typename... Args>
+Tensor call(const char* name, const char* overload, const Args&... args) {
+  std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline Tensor permuted(const Tensor& tensor, std::vector<int64_t> order) {
+  return call("aten::permute", "", tensor, order);
+}
+
+inline Tensor empty(std::vector<int64_t> size, ScalarType dtype, const Tensor& like) {
+  return torch::stable::new_empty(like, size, dtype);
+}
+
+inline Tensor zeros(std::vector<int64_t> size, ScalarType dtype, const Tensor& like) {
+  return torch::stable::new_zeros(like, size, dtype);
+}
+
+inline Tensor narrow(const Tensor& tensor, int64_t dim, int64_t start, int64_t length) {
+  Tensor part = tensor;
+  return torch::stable::narrow(part, dim, start, length);
+}
+
+// NHWC memory of images [first, first + count): a view where the tensor is channels-last.
+inline Tensor nhwc_images(const Tensor& tensor, int64_t first, int64_t count) {
+  return torch::stable::contiguous(narrow(tensor, 0, first, count), MemoryFormat::ChannelsLast);
+}
+
+// Whether a (B, C, H, W) tensor is dense with its dimensions in this order of memory, innermost first.
+inline bool is_dense(const Tensor& t, std::array<int, 4> innermost_first) {
+  int64_t expected = 1;
+  for (int dim : innermost_first) {
+    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
+    expected *= t.size(dim);
+  }
+  return true;
+}
+inline bool is_nhwc(const Tensor& t) { return is_dense(t, {1, 3, 2, 0}); }
+inline bool is_nchw(const Tensor& t) { return is_dense(t, {3, 2, 1, 0}); }
+
+// (B, C, H, W) view of NHWC memory, or a fresh NCHW tensor.
+inline Tensor empty_image(std::vector<int64_t> bchw, bool channels_last, ScalarType dtype, const Tensor& like) {
+  if (!channels_last) return empty(bchw, dtype, like);
+  return permuted(empty({bchw[0], bchw[2], bchw[3], bchw[1]}, dtype, like), {0, 3, 1, 2});
+}
+
+}  // namespace segdcn
