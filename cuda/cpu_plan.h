@@ -57,7 +57,8 @@ struct Plan {
 };
 
 template <typename real>
-void fill_plan(Plan<real>& plan, const Block& block, const Sampling& from, int64_t offset_group, int64_t tap) {
+void fill_plan(Plan<real>& plan, const Block& block, const Sampling& from, int64_t offset_group,
+               int64_t tap) {
   const ConvGeometry& g = *from.geometry;
   const int32_t tap_row = static_cast<int32_t>(tap / g.kernel_w * g.dilation_h);
   const int32_t tap_col = static_cast<int32_t>(tap % g.kernel_w * g.dilation_w);
@@ -71,8 +72,9 @@ void fill_plan(Plan<real>& plan, const Block& block, const Sampling& from, int64
   for (int i = 0; i < size; ++i) y[i] = dy[block.offset[i]], x[i] = dx[block.offset[i]];
 #pragma GCC ivdep
   for (int i = 0; i < size; ++i) {
-    const BilinearRead<real> read = bilinear_read(static_cast<real>(block.row[i] + tap_row) + y[i],
-                                                  static_cast<real>(block.col[i] + tap_col) + x[i], height, width);
+    const BilinearRead<real> read =
+        bilinear_read(static_cast<real>(block.row[i] + tap_row) + y[i],
+                      static_cast<real>(block.col[i] + tap_col) + x[i], height, width);
     plan.pixel[0][i] = read.pixel[0], plan.weight[0][i] = read.weight[0];
     plan.pixel[1][i] = read.pixel[1], plan.weight[1][i] = read.weight[1];
     plan.pixel[2][i] = read.pixel[2], plan.weight[2][i] = read.weight[2];
@@ -128,7 +130,7 @@ class Plans {
 template <typename real>
 struct ColumnRun {
   const Plan<real>* plan;
-  int64_t column, length;         // counted from the first column asked for
+  int64_t column, length;  // counted from the first column asked for
   int64_t tap, offset_group, channel;
 };
 

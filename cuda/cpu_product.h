@@ -99,8 +99,8 @@ SEGDCN_INLINE void product_strip(int64_t height, int64_t width, int64_t depth, S
   for (int64_t t = 0; t < tiles; ++t) {  // of equal height: a low one uses the registers badly
     const int64_t first = height * t / tiles, rows = height * (t + 1) / tiles - first;
     const Prefetch ahead{reinterpret_cast<const char*>(next) + t * depth * step, step};
-    product_rows<real, vectors>(rows, depth, {a.data + first * a.row, a.row, a.step}, b, b_row, c + first * c_row,
-                                c_row, add, ahead);
+    product_rows<real, vectors>(rows, depth, {a.data + first * a.row, a.row, a.step}, b, b_row,
+                                c + first * c_row, c_row, add, ahead);
   }
 }
 

@@ -203,13 +203,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const bool direct = computes_directly(dtype);
   const int64_t exact_bytes = exact == ScalarType::Double ? 8 : 4;
   const int64_t input_elements = g.channels * g.height * g.width;
-  const bool copies_gradient = direct ? !is_nhwc(grad_output) && !is_nchw(grad_output) : !is_nhwc(grad_output);
+  const bool copies_gradient =
+      direct ? !is_nhwc(grad_output) && !is_nchw(grad_output) : !is_nhwc(grad_output);
   const int64_t image_bytes = (is_nhwc(input) ? 0 : element * input_elements) +
                               (need_input && !accumulates_in_place ? exact_bytes * input_elements : 0) +
                               (copies_gradient ? element * g.out_channels * g.out_pixels() : 0);
 
   const Tensor dense = direct ? dense_weight(weight) : weight;
-  const auto direct_convolution = direct ? direct_backward(dtype, g, weight_view(dense), images_per_group(batch, image_bytes)) : nullptr;
+  const auto direct_convolution =
+      direct && batch > 0 ? direct_backward(dtype, g, weight_view(dense), images_per_group(batch, image_bytes)) : nullptr;
   std::optional<ColumnsBackward> columns_convolution;
   if (!direct && batch > 0) columns_convolution.emplace(dtype, g, weight, batch, need_weight);
 

@@ -61,7 +61,8 @@ struct Source {
 // ---------------------------------------------------------------- columns
 
 // Forward: columns[g, p, k, c] = mask * bilinear(input at p, k moved by offset).
-void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source, void* columns);
+void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+            void* columns);
 
 // Backward of gather. grad_input (accumulation type, NHWC) is added to; grad_offset and
 // grad_mask are written. Any of the three may be null.

@@ -76,7 +76,8 @@ void ColumnsForward::run(const Source& source, const void* bias, const Tensor& o
     if (g.groups == 1) {
       multiply(filled, transposed_, target);
     } else {
-      Tensor per_group = empty({g.groups, pixels.size(), g.out_channels / g.groups}, rows.scalar_type(), rows);
+      Tensor per_group =
+          empty({g.groups, pixels.size(), g.out_channels / g.groups}, rows.scalar_type(), rows);
       multiply(filled, transposed_, per_group);
       torch::stable::copy_(
           target, torch::stable::reshape(permuted(per_group, {1, 0, 2}), {pixels.size(), g.out_channels}));
@@ -85,8 +86,8 @@ void ColumnsForward::run(const Source& source, const void* bias, const Tensor& o
   });
 }
 
-ColumnsBackward::ColumnsBackward(DType dtype, const ConvGeometry& geometry, const Tensor& weight, int64_t batch,
-                                 bool need_weight)
+ColumnsBackward::ColumnsBackward(DType dtype, const ConvGeometry& geometry, const Tensor& weight,
+                                 int64_t batch, bool need_weight)
     : dtype_(dtype),
       geometry_(geometry),
       chunk_(pixels_per_chunk(geometry, weight, batch)),

@@ -38,7 +38,8 @@ class ColumnsForward {
 // One call's backward; what the targets do not ask for is left out.
 class ColumnsBackward {
  public:
-  ColumnsBackward(DType dtype, const ConvGeometry& geometry, const Tensor& weight, int64_t batch, bool need_weight);
+  ColumnsBackward(DType dtype, const ConvGeometry& geometry, const Tensor& weight, int64_t batch,
+                  bool need_weight);
   // grad_rows: (images * Ho * Wo, O).
   void run(const Source& source, const Tensor& grad_rows, const GradientTargets& targets);
 

@@ -120,7 +120,8 @@ ReadSums::ReadSums(DType dtype, const ConvGeometry& geometry, int64_t num_pixels
       memory_(num_slices * slice_bytes_) {}
 
 void ReadSums::clear(int64_t num_pixels) {
-  const int64_t used = num_pixels * geometry_.offset_groups * geometry_.taps() * 3 * accumulator_bytes(dtype_);
+  const int64_t used =
+      num_pixels * geometry_.offset_groups * geometry_.taps() * 3 * accumulator_bytes(dtype_);
   for (int64_t i = 0; i < num_slices_; ++i) std::memset(slice(i), 0, used);
 }
 
@@ -137,7 +138,8 @@ void ReadSums::write(PixelRange pixels, const FieldView& grad_offset, const Fiel
 
 // ---------------------------------------------------------------- columns
 
-void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source, void* columns) {
+void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+            void* columns) {
   const std::vector<char> zeros = zero_row(geometry);
   const Sampling from{&geometry, source.input, source.offset, source.mask, zeros.data()};
   // Enough pixels per task that starting a thread pays: about 64 KiB of columns.
@@ -172,10 +174,10 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
       const int64_t image = first_image + i / slices.per_group() / g.offset_groups;
       const std::vector<ColumnBlock>& blocks = slices.blocks(group, slice);
       const ReadGradients to{grad_input, needs_reads ? reads.slice(slice) : nullptr, sink.data()};
-      loops().scatter(
-          dtype, from, pixels,
-          {std::max(pixels.begin, image * g.out_pixels()), std::min(pixels.end, (image + 1) * g.out_pixels())},
-          grad_columns, blocks.data(), static_cast<int64_t>(blocks.size()), to, workspace.get());
+      loops().scatter(dtype, from, pixels,
+                      {std::max(pixels.begin, image * g.out_pixels()),
+                       std::min(pixels.end, (image + 1) * g.out_pixels())},
+                      grad_columns, blocks.data(), static_cast<int64_t>(blocks.size()), to, workspace.get());
     }
   });
   if (needs_reads) reads.write(pixels, grad_offset, grad_mask);

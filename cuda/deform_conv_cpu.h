@@ -23,7 +23,8 @@ inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::kDouble ?
 // Uninitialised memory on a cache line.
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes) : data_(std::aligned_alloc(64, (static_cast<size_t>(bytes) + 64) / 64 * 64)) {
+  explicit Buffer(int64_t bytes)
+      : data_(std::aligned_alloc(64, (static_cast<size_t>(bytes) + 64) / 64 * 64)) {
     if (data_ == nullptr) throw std::bad_alloc();
   }
   char* get() const { return static_cast<char*>(data_.get()); }

@@ -77,8 +77,8 @@ class CpuForward : public DirectForward {
       const Buffer workspace(loops().workspace_bytes(dtype_, g_));
       for (int64_t i; tasks.take(i);) {
         const int64_t block = i / shares, share = i % shares;
-        loops().convolve(dtype_, from, {num_pixels * block / blocks, num_pixels * (block + 1) / blocks}, packed,
-                         first_tile + packed.num_tiles * share / shares,
+        loops().convolve(dtype_, from, {num_pixels * block / blocks, num_pixels * (block + 1) / blocks},
+                         packed, first_tile + packed.num_tiles * share / shares,
                          first_tile + packed.num_tiles * (share + 1) / shares, bias, output, workspace.get());
       }
     });
@@ -112,9 +112,9 @@ class CpuBackward : public DirectBackward {
     const int64_t num_pixels = num_images * g_.out_pixels(), count = ceil_div(num_pixels, chunk_);
     const bool whole_images = chunk_ % g_.out_pixels() == 0;
     for (int64_t i = 0; i < count; ++i) {
-      const PixelRange pixels =
-          whole_images ? PixelRange{i * chunk_, std::min(num_pixels, (i + 1) * chunk_)}
-                       : PixelRange{num_pixels * i / count, num_pixels * (i + 1) / count};
+      const PixelRange pixels = whole_images
+                                    ? PixelRange{i * chunk_, std::min(num_pixels, (i + 1) * chunk_)}
+                                    : PixelRange{num_pixels * i / count, num_pixels * (i + 1) / count};
       read_rows(grad_output, pixels);
       if (targets.weight != nullptr) weight_gradient(from, pixels, targets.weight);
       if (targets.input != nullptr || targets.offset.data != nullptr) scatter(from, pixels, targets);
@@ -152,7 +152,8 @@ class CpuBackward : public DirectBackward {
     const int64_t per_pass = std::clamp<int64_t>(fit, 1, most);
     for (int64_t slice = 0; slice < num_slices; ++slice)
       for (size_t i = 0; i < slices_.all()[slice].size(); ++i)
-        slices_.all()[slice][i].packed = (slice * per_pass + static_cast<int64_t>(i) % per_pass) * block_elements_;
+        slices_.all()[slice][i].packed =
+            (slice * per_pass + static_cast<int64_t>(i) % per_pass) * block_elements_;
     passes_ = ceil_div(most, per_pass);
     return per_pass;
   }
@@ -173,7 +174,8 @@ class CpuBackward : public DirectBackward {
         const auto [blocks, count] = blocks_of(slices_.all()[i / blocks_per_pass_], pass);
         const int64_t which = i % blocks_per_pass_;
         if (which < count)
-          loops().pack_columns(dtype_, g_, weight_, blocks[which], packed_->get() + blocks[which].packed * element);
+          loops().pack_columns(dtype_, g_, weight_, blocks[which],
+                               packed_->get() + blocks[which].packed * element);
       }
     });
     packed_pass_ = pass;
@@ -181,25 +183,27 @@ class CpuBackward : public DirectBackward {
 
   void read_rows(const DenseView& grad_output, PixelRange pixels) {
     const int64_t bytes = row_length_ * accumulator_bytes(dtype_);
-    parallel_for(pixels.begin, pixels.end, std::max<int64_t>(16, 65536 / bytes), [&](int64_t begin, int64_t end) {
-      loops().read_rows(dtype_, g_, grad_output, {begin, end}, rows_.get() + (begin - pixels.begin) * bytes,
-                        row_length_);
-    });
+    parallel_for(pixels.begin, pixels.end, std::max<int64_t>(16, 65536 / bytes),
+                 [&](int64_t begin, int64_t end) {
+                   loops().read_rows(dtype_, g_, grad_output, {begin, end},
+                                     rows_.get() + (begin - pixels.begin) * bytes, row_length_);
+                 });
   }
 
   void weight_gradient(const Sampling& from, PixelRange pixels, void* grad_weight) {
-    // Equal shares of the columns for all threads, in blocks that the cache holds.
-    const int64_t depth = g_.columns() / g_.groups;
-    const int64_t shares = ceil_div(threads_, g_.groups) * ceil_div(depth, ceil_div(threads_, g_.groups) * kBlockColumns);
-    const int64_t size = std::min(kBlockColumns, ceil_div(ceil_div(depth, shares), 16) * 16);
+    // A few equal shares of the columns per thread, in blocks that the cache holds.
+    const int64_t depth = g_.columns() / g_.groups, threads = ceil_div(threads_, g_.groups);
+    const int64_t shares = std::max(ceil_div(depth, kBlockColumns), std::min(3 * threads, depth / 64));
+    const int64_t even = ceil_div(std::max<int64_t>(shares, 1), threads) * threads;
+    const int64_t size = std::min(kBlockColumns, ceil_div(ceil_div(depth, even), 16) * 16);
     const int64_t per_group = ceil_div(depth, size);
     share_tasks(g_.groups * per_group, [&](Tasks& tasks) {
       const Buffer workspace(loops().workspace_bytes(dtype_, g_));
       for (int64_t i; tasks.take(i);) {
         const int64_t first = i % per_group * size;
         const ColumnBlock block{i / per_group, first, std::min(depth, first + size), 0};
-        loops().weight_gradient(dtype_, from, pixels, rows_.get(), row_length_, block, grad_weight, seen_pixels_,
-                                workspace.get());
+        loops().weight_gradient(dtype_, from, pixels, rows_.get(), row_length_, block, grad_weight,
+                                seen_pixels_, workspace.get());
       }
     });
     seen_pixels_ = true;
@@ -226,7 +230,8 @@ class CpuBackward : public DirectBackward {
           loops().product_scatter(dtype_, from, pixels,
                                   {std::max(pixels.begin, image * g_.out_pixels()),
                                    std::min(pixels.end, (image + 1) * g_.out_pixels())},
-                                  rows_.get(), row_length_, packed_->get(), blocks, count, to, workspace.get());
+                                  rows_.get(), row_length_, packed_->get(), blocks, count, to,
+                                  workspace.get());
         }
       });
     }

@@ -56,6 +56,16 @@ int64_t workspace_size(const ConvGeometry& g) {
 
 // ---------------------------------------------------------------- gather
 
+// inside[pixel * channels], or `outside` where there is no pixel (-1); without a branch, since
+// near the border no processor can guess.
+template <typename A>
+SEGDCN_INLINE A* corner_place(A* inside, int64_t pixel, int64_t channels, A* outside) {
+  const uintptr_t absent = static_cast<uintptr_t>(pixel >> 63);
+  const uintptr_t here =
+      reinterpret_cast<uintptr_t>(inside) + static_cast<uintptr_t>(pixel * channels) * sizeof(A);
+  return reinterpret_cast<A*>((here & ~absent) | (reinterpret_cast<uintptr_t>(outside) & absent));
+}
+
 // What one run of channels reads for one pixel.
 template <typename T, typename Out, typename real>
 SEGDCN_INLINE void gather_pixel(const Plan<real>& plan, int i, const T* image, int64_t channels,
@@ -65,15 +75,14 @@ SEGDCN_INLINE void gather_pixel(const Plan<real>& plan, int i, const T* image, i
   const T* corner[4];
   real weight[4];
   for (int j = 0; j < 4; ++j) {
-    const int32_t pixel = plan.pixel[j][i];
-    corner[j] = pixel >= 0 ? image + pixel * channels : zero_row;
+    corner[j] = corner_place(image, plan.pixel[j][i], channels, zero_row);
     weight[j] = plan.weight[j][i] * plan.mask[i];
   }
   const T *a = corner[0], *b = corner[1], *c = corner[2], *d = corner[3];
   int64_t n = 0;
   for (; n + lanes <= length; n += lanes) {
-    const vector value = weight[0] * load(a + n) + weight[1] * load(b + n) + weight[2] * load(c + n) +
-                         weight[3] * load(d + n);
+    const vector value =
+        weight[0] * load(a + n) + weight[1] * load(b + n) + weight[2] * load(c + n) + weight[3] * load(d + n);
     store(out + n, value);
   }
   if (n < length) {
@@ -87,8 +96,8 @@ SEGDCN_INLINE void gather_pixel(const Plan<real>& plan, int i, const T* image, i
 // The columns of a block: out[p][column - begin]. All runs of a pixel before the next pixel:
 // its taps read near each other, from lines that are still in the first-level cache.
 template <typename T, typename Out, typename real>
-void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64_t begin, int64_t end, Out* out,
-                  int64_t out_row) {
+void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64_t begin, int64_t end,
+                  Out* out, int64_t out_row) {
   const ConvGeometry& g = *from.geometry;
   const T* input = static_cast<const T*>(from.input);
   const T* zero_row = static_cast<const T*>(from.zero_row);
@@ -96,14 +105,15 @@ void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64
     const Block& block = plans.block();
     for (int i = 0; i < block.size; ++i)
       for (int r = 0; r < count; ++r)
-        gather_pixel(*runs[r].plan, i, input + block.image[i] * g.channels + runs[r].channel, g.channels, zero_row,
-                     runs[r].length, out + i * out_row + runs[r].column);
+        gather_pixel(*runs[r].plan, i, input + block.image[i] * g.channels + runs[r].channel, g.channels,
+                     zero_row, runs[r].length, out + i * out_row + runs[r].column);
   });
 }
 
 // columns[g, p, column] for pixels of a chunk.
 template <typename T>
-void gather_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, void* columns, void* workspace) {
+void gather_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, void* columns,
+                    void* workspace) {
   using real = typename Accumulation<T>::type;
   const ConvGeometry& g = *from.geometry;
   const int64_t row = g.columns() / g.groups;
@@ -149,8 +159,8 @@ SEGDCN_INLINE void scatter_pixel(int64_t length, const Grad* grad, const T* cons
 }
 
 template <typename T, bool kInput, bool kReads, typename Grad, typename real>
-SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const ColumnRun<real>* runs, int count,
-                                const Grad* grads, int64_t grad_row, int64_t first_pixel,
+SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const ColumnRun<real>* runs,
+                                int count, const Grad* grads, int64_t grad_row, int64_t first_pixel,
                                 const ReadGradients& to) {
   const ConvGeometry& g = *from.geometry;
   const T* zero_row = static_cast<const T*>(from.zero_row);
@@ -165,13 +175,16 @@ SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const 
       real* target[4];
       real weight[4], scaled[4], dot[4] = {};
       for (int j = 0; j < 4; ++j) {
-        const int64_t pixel = plan.pixel[j][i], place = image + pixel * g.channels + run.channel;
-        corner[j] = pixel >= 0 ? static_cast<const T*>(from.input) + place : zero_row;
-        target[j] = pixel >= 0 && kInput ? static_cast<real*>(to.input) + place : sink + j * g.channels;
+        const int64_t pixel = plan.pixel[j][i], place = image + run.channel;
+        corner[j] = corner_place(static_cast<const T*>(from.input) + place, pixel, g.channels, zero_row);
+        target[j] = kInput ? corner_place(static_cast<real*>(to.input) + place, pixel, g.channels,
+                                          sink + j * g.channels)
+                           : sink;
         weight[j] = plan.weight[j][i];
         scaled[j] = weight[j] * plan.mask[i];
       }
-      scatter_pixel<kInput, kReads>(run.length, grads + i * grad_row + run.column, corner, target, scaled, dot);
+      scatter_pixel<kInput, kReads>(run.length, grads + i * grad_row + run.column, corner, target, scaled,
+                                    dot);
       if (kReads) {
         const ReadGradient<real> gradient = read_gradient(weight, plan.ly[i], plan.lx[i], dot);
         real* reads = static_cast<real*>(to.reads) + (field + run.tap) * 3;
@@ -202,7 +215,8 @@ void scatter_block(Plans<real>& plans, const Sampling& from, const ColumnBlock& 
 
 template <typename T>
 void scatter_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* grad_columns,
-                     const ColumnBlock* blocks, int64_t num_blocks, const ReadGradients& to, void* workspace) {
+                     const ColumnBlock* blocks, int64_t num_blocks, const ReadGradients& to,
+                     void* workspace) {
   using real = typename Accumulation<T>::type;
   const ConvGeometry& g = *from.geometry;
   const int64_t row = g.columns() / g.groups;
@@ -378,11 +392,13 @@ void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutput
           const real* weights = static_cast<const real*>(packed.data) + place * depth * width;
           const real* weights_part = weights + start * panel;
           product_strip<real>(block.size(), count, end - start, {columns, kBlockRow, 1}, weights_part, panel,
-                              results + (tile - first_tile) * width, row, part > 0, weights_part + depth * width);
+                              results + (tile - first_tile) * width, row, part > 0,
+                              weights_part + depth * width);
         }
       }
       const int64_t first = first_tile * width, count = smaller(outputs, last_tile * width) - first;
-      store_results<T>(g, results, row, block, group * outputs + first, count, static_cast<const T*>(bias), output);
+      store_results<T>(g, results, row, block, group * outputs + first, count, static_cast<const T*>(bias),
+                       output);
     }
   }
 }
@@ -391,8 +407,8 @@ void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutput
 
 // rows[p][o] of the accumulation type, from a gradient in either layout.
 template <typename T>
-void read_gradient_rows(const ConvGeometry& g, const DenseView& grad_output, PixelRange pixels, void* rows_data,
-                        int64_t row_length) {
+void read_gradient_rows(const ConvGeometry& g, const DenseView& grad_output, PixelRange pixels,
+                        void* rows_data, int64_t row_length) {
   using real = typename Accumulation<T>::type;
   const T* data = static_cast<const T*>(grad_output.data);
   real* rows = static_cast<real*>(rows_data);
@@ -446,8 +462,8 @@ void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* 
       // The last columns do not fill a register, and what lies behind them is not ours.
       for (int64_t o = 0; o < outputs; o += kTileRows) {
         const int64_t height = smaller<int64_t>(kTileRows, outputs - o);
-        product_strip<real>(height, count, part.size(), {rows + o, 1, row_length}, columns + column, kBlockRow,
-                            tile, width, false, columns + column);
+        product_strip<real>(height, count, part.size(), {rows + o, 1, row_length}, columns + column,
+                            kBlockRow, tile, width, false, columns + column);
         for (int64_t i = 0; i < height; ++i)
           for (int64_t j = 0; j < count; ++j) {
             real& sum = target[(o + i) * depth + column + j];
@@ -463,8 +479,8 @@ void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* 
 // the map and the reads.
 template <typename T>
 void product_and_scatter(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* rows_data,
-                         int64_t row_length, const void* packed, const ColumnBlock* blocks, int64_t num_blocks,
-                         const ReadGradients& to, void* workspace) {
+                         int64_t row_length, const void* packed, const ColumnBlock* blocks,
+                         int64_t num_blocks, const ReadGradients& to, void* workspace) {
   using real = typename Accumulation<T>::type;
   constexpr int64_t width = kTileWidth<real>;
   const ConvGeometry& g = *from.geometry;
@@ -486,8 +502,8 @@ void product_and_scatter(const Sampling& from, PixelRange chunk, PixelRange pixe
         const real* weights = static_cast<const real*>(packed) + block.packed + column * outputs;
         for (int64_t o = 0; o < outputs; o += kBlockColumns) {
           const int64_t depth = smaller(kBlockColumns, outputs - o);
-          product_strip<real>(part.size(), count, depth, {rows + o, row_length, 1}, weights + o * panel, panel,
-                              grads + column, kBlockRow, o > 0, weights + o * panel + depth * panel);
+          product_strip<real>(part.size(), count, depth, {rows + o, row_length, 1}, weights + o * panel,
+                              panel, grads + column, kBlockRow, o > 0, weights + o * panel + depth * panel);
         }
       }
       scatter_block<T>(plans, from, block, grads, kBlockRow, first, to);
@@ -511,7 +527,7 @@ struct ByDType<R(A...), f32, f64, f16, bf16> {
     }
   }
 };
-#define SEGDCN_BY_DTYPE(function)                                                           \
+#define SEGDCN_BY_DTYPE(function)                                                            \
   ByDType<decltype(function<float>), function<float>, function<double>, function<half_bits>, \
           function<bfloat16_bits>>::call
 

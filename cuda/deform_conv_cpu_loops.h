@@ -60,7 +60,8 @@ struct CpuLoops {
   // of one packed panel.
   int64_t (*width)(DType);
   int64_t (*workspace_bytes)(DType, const ConvGeometry&);
-  void (*pack_outputs)(DType, const ConvGeometry&, const WeightView&, int64_t group, int64_t tile, void* panel);
+  void (*pack_outputs)(DType, const ConvGeometry&, const WeightView&, int64_t group, int64_t tile,
+                       void* panel);
   void (*pack_columns)(DType, const ConvGeometry&, const WeightView&, const ColumnBlock&, void* panels);
   void (*convolve)(DType, const Sampling&, PixelRange pixels, const PackedOutputs&, int64_t first_tile,
                    int64_t last_tile, const void* bias, const DenseView& output, void* workspace);

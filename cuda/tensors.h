@@ -57,7 +57,8 @@ inline bool is_nhwc(const Tensor& t) { return is_dense(t, {1, 3, 2, 0}); }
 inline bool is_nchw(const Tensor& t) { return is_dense(t, {3, 2, 1, 0}); }
 
 // (B, C, H, W) view of NHWC memory, or a fresh NCHW tensor.
-inline Tensor empty_image(std::vector<int64_t> bchw, bool channels_last, ScalarType dtype, const Tensor& like) {
+inline Tensor empty_image(std::vector<int64_t> bchw, bool channels_last, ScalarType dtype,
+                          const Tensor& like) {
   if (!channels_last) return empty(bchw, dtype, like);
   return permuted(empty({bchw[0], bchw[2], bchw[3], bchw[1]}, dtype, like), {0, 3, 1, 2});
 }
