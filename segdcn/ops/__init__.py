@@ -1,5 +1,6 @@
-"""Deformable operators as plain functions; they need torch and the built extension only."""
+"""Deformable operators; they need torch and the built extension only."""
 
 from segdcn.ops.deform_conv import deform_conv2d
+from segdcn.ops.modules import DeformConv2d
 
-__all__ = ["deform_conv2d"]
+__all__ = ["DeformConv2d", "deform_conv2d"]

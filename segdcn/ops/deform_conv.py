@@ -7,7 +7,7 @@ What torch has to know about the operator (gradients, shapes, autocast) is in
 import torch
 from torch import Tensor
 
-from segdcn.ops import library, registration  # noqa: F401 (registers the operators)
+from segdcn.ops import library, reference, registration, transforms  # noqa: F401 (registers the operators)
 
 Pair = int | tuple[int, int] | list[int]
 
@@ -38,6 +38,11 @@ def deform_conv2d(
     input's dtype. Under autocast, input, weight and bias take the autocast dtype while
     offset and mask stay float32. The result is the same in every run with the same number
     of threads.
+
+    Differentiable any number of times; from the second derivative on in plain torch, slowly,
+    in memory that does not grow with the batch. torch.func's vmap, grad, vjp and jacrev work;
+    forward-mode derivatives (jvp, jacfwd, hessian) are computed in plain torch, with the
+    columns of the whole batch in memory.
 
     Args:
         input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A
@@ -72,9 +77,11 @@ def deform_conv2d(
     _check_dtypes(input, offset, weight, bias, mask)
     library.require(input.device)
 
+    if transforms.forward_mode_active() and not torch.compiler.is_compiling():
+        return _by_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     taps = kernel_size[0] * kernel_size[1]
     exact = torch.float64 if input.dtype == torch.float64 else torch.float32
-    return torch.ops.segdcn.deform_conv2d(
+    return transforms.forward(
         input,
         weight,
         offset.to(exact),
@@ -87,6 +94,31 @@ def deform_conv2d(
         offset.shape[1] // (2 * taps),
         input.stride(1) == 1 and not input.is_contiguous(),
     )
+
+
+def _by_definition(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Compute in plain torch, which has forward-mode derivatives."""
+    exact = torch.float64 if input.dtype == torch.float64 else torch.float32
+    result = reference.deform_conv2d(
+        input.to(exact),
+        offset.to(exact),
+        weight.to(exact),
+        None if bias is None else bias.to(exact),
+        (stride[0], stride[1]),
+        (padding[0], padding[1]),
+        (dilation[0], dilation[1]),
+        None if mask is None else mask.to(exact),
+    )
+    return result.to(input.dtype)
 
 
 def _pair(name: str, value: Pair, minimum: int) -> list[int]:

@@ -21,7 +21,8 @@ def _load(name: str) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path} does not load: {str(error).splitlines()[0]}"
+        reason = str(error.__cause__ or error).splitlines()[0]  # torch says no more than that it failed
+        return f"{path} does not load: {reason}"
     return None
 
 

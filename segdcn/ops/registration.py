@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
 
-from segdcn.ops import library
+from segdcn.ops import library, transforms
+from segdcn.ops.second_derivative import second_gradients
 
 # Keeps the registrations alive; deleting a Library takes its kernels back.
 _library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is None else None
@@ -70,12 +71,13 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(input, weight, offset, mask)
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple:
+def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
+    """Differentiate deform_conv2d: one gradient, or None, for each of its arguments."""
     input, weight, offset, mask = ctx.saved_tensors
     need_input, need_weight, need_offset, need_mask, need_bias = ctx.needs_input_grad[:5]
     grad_input = grad_weight = grad_offset = grad_mask = grad_bias = None
     if need_input or need_weight or need_offset or need_mask:
-        grad_input, grad_weight, grad_offset, grad_mask = torch.ops.segdcn.deform_conv2d_backward(
+        grad_input, grad_weight, grad_offset, grad_mask = transforms.backward(
             grad_output,
             input,
             weight,
@@ -98,10 +100,15 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple:
     )
 
 
-def _refuse_second_gradient(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError(
-        "segdcn.ops.deform_conv2d has no second derivative; use segdcn.ops.reference.deform_conv2d where one is needed"
-    )
+def _save_for_second_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    grad_output, input, weight, offset, mask, *ctx.settings = inputs
+    ctx.save_for_backward(grad_output, input, weight, offset, mask)
+
+
+def gradients_of_gradients(ctx: Any, *grads: Tensor) -> tuple:
+    """Differentiate deform_conv2d_backward: one gradient, or None, for each of its arguments."""
+    results = second_gradients(grads, *ctx.saved_tensors, *ctx.settings[:3])
+    return (*results, *[None] * len(ctx.settings))
 
 
 def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
@@ -130,7 +137,9 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
 if _library is not None:
     torch.library.register_fake("segdcn::deform_conv2d", _fake_forward)
     torch.library.register_fake("segdcn::deform_conv2d_backward", _fake_backward)
-    torch.library.register_autograd("segdcn::deform_conv2d", _backward, setup_context=_save_for_backward)
-    torch.library.register_autograd("segdcn::deform_conv2d_backward", _refuse_second_gradient)
+    torch.library.register_autograd("segdcn::deform_conv2d", first_gradients, setup_context=_save_for_backward)
+    torch.library.register_autograd(
+        "segdcn::deform_conv2d_backward", gradients_of_gradients, setup_context=_save_for_second_backward
+    )
     _library.impl("deform_conv2d", _autocast_kernel("cpu"), "AutocastCPU")
     _library.impl("deform_conv2d", _autocast_kernel("cuda"), "AutocastCUDA")

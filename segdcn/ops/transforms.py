@@ -1,0 +1,160 @@
+"""torch.func on the operators: vmap rules, and grad, vjp and jacrev.
+
+What torch.library registers for autograd does not exist for torch.func (and jvp would silently
+give zeros), so under its transforms the operators go through the autograd Functions here, and
+forward-mode derivatives through the definition in plain torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from segdcn.ops import library
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The integer arguments of the operators, as one thing that torch.func does not look into."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    offset_groups: int
+    channels_last: bool
+
+    def values(self) -> list:
+        """Return them in the operators' order."""
+        return list(astuple(self))
+
+
+def transforms_active() -> bool:
+    """Whether torch.func's transforms are at work around this call."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def forward_mode_active() -> bool:
+    """Whether forward-mode derivatives (jvp, jacfwd, dual numbers) may be asked for."""
+    return forward_ad._current_level >= 0
+
+
+def forward(*arguments: Any) -> Tensor:
+    """Call the operator, in the way that differentiates under torch.func where that is active."""
+    if transforms_active():
+        return _Forward.apply(*arguments[:5], Settings(*arguments[5:]))
+    return torch.ops.segdcn.deform_conv2d(*arguments)
+
+
+def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Call the backward operator, likewise."""
+    if transforms_active():
+        *settings, need_input, need_weight, need_offset = arguments[5:]
+        return _Backward.apply(*arguments[:5], Settings(*settings), (need_input, need_weight, need_offset))
+    return torch.ops.segdcn.deform_conv2d_backward(*arguments)
+
+
+class _Forward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, settings: Settings
+    ) -> Tensor:
+        return torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings.values())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, weight, offset, mask, _, settings = inputs
+        ctx.settings = settings.values()
+        ctx.save_for_backward(input, weight, offset, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple:
+        from segdcn.ops.registration import first_gradients
+
+        return (*first_gradients(ctx, grad_output)[:5], None)
+
+
+class _Backward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        settings: Settings,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return torch.ops.segdcn.deform_conv2d_backward(
+            grad_output, input, weight, offset, mask, *settings.values(), *needs
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *tensors, settings, _ = inputs
+        ctx.settings = settings.values()
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple:
+        from segdcn.ops.registration import gradients_of_gradients
+
+        return (*gradients_of_gradients(ctx, *grads)[:5], None, None)
+
+
+# ---------------------------------------------------------------- vmap
+
+
+def _fold(info: Any, tensors: list, dims: list) -> list:
+    """Make the mapped dimension part of the batch, in every tensor; (N, B, ...) -> (N*B, ...)."""
+    folded = []
+    for tensor, dim in zip(tensors, dims, strict=True):
+        if tensor is not None:
+            tensor = tensor.movedim(dim, 0) if dim is not None else tensor.expand(info.batch_size, *tensor.shape)
+            tensor = tensor.flatten(0, 1)
+        folded.append(tensor)
+    return folded
+
+
+def _one_by_one(operator: Callable, info: Any, in_dims: tuple, arguments: tuple) -> list:
+    """Call the operator for every index of the mapped dimension."""
+
+    def at(index: int) -> list:
+        pairs = zip(arguments, in_dims, strict=True)
+        return [a.select(dim, index) if isinstance(dim, int) else a for a, dim in pairs]
+
+    return [operator(*at(i)) for i in range(info.batch_size)]
+
+
+def _vmap_forward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    if in_dims[1] is not None or in_dims[4] is not None:  # a weight or a bias each
+        return torch.stack(_one_by_one(torch.ops.segdcn.deform_conv2d, info, in_dims, arguments)), 0
+    input, weight, offset, mask, bias, *settings = arguments
+    input, offset, mask = _fold(info, [input, offset, mask], [in_dims[0], in_dims[2], in_dims[3]])
+    result = torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings)
+    return result.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
+    *_, need_weight, _ = arguments
+    if in_dims[2] is not None or need_weight:  # a weight, or its gradient, each
+        results = _one_by_one(torch.ops.segdcn.deform_conv2d_backward, info, in_dims, arguments)
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0, 0)
+    grad_output, input, weight, offset, mask, *settings = arguments
+    dims = [in_dims[0], in_dims[1], in_dims[3], in_dims[4]]
+    grad_output, input, offset, mask = _fold(info, [grad_output, input, offset, mask], dims)
+    results = torch.ops.segdcn.deform_conv2d_backward(grad_output, input, weight, offset, mask, *settings)
+    unfolded = [r.unflatten(0, (info.batch_size, -1)) if r.numel() else r.expand(info.batch_size, 0) for r in results]
+    return tuple(unfolded), (0, 0, 0, 0)
+
+
+if library.cpu_problem is None:
+    torch.library.register_vmap("segdcn::deform_conv2d", _vmap_forward)
+    torch.library.register_vmap("segdcn::deform_conv2d_backward", _vmap_backward)
