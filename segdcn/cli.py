@@ -1,8 +1,8 @@
 """The command `segdcn`: the table of verbs, and what becomes of errors.
 
-Exit codes: 0 done; 2 the user's error, in one line; 70 an error of ours, in one line that
-names the file with the traceback; 130 stopped by Ctrl-C. `--debug` anywhere on the line
-shows tracebacks and hides no warning.
+Exit codes: 0 done; 1 the verb found problems and listed them (`doctor`); 2 the user's error,
+in one line; 70 an error of ours, in one line that names the file with the traceback; 130
+stopped by Ctrl-C. `--debug` anywhere on the line shows tracebacks and hides no warning.
 """
 
 import importlib
@@ -42,6 +42,7 @@ TRAINING_VERBS = {
 VERBS = {
     "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
+    "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
 
 
@@ -56,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     _show_messages()
     try:
-        _run_verb(args, debug)
-        return 0
+        return _run_verb(args, debug)
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
@@ -88,8 +88,8 @@ def _show_messages() -> None:
         log.setLevel(logging.INFO)
 
 
-def _run_verb(args: list[str], debug: bool) -> None:
-    """Find the verb that the arguments begin with and run it."""
+def _run_verb(args: list[str], debug: bool) -> int:
+    """Find the verb that the arguments begin with and run it; return the exit code."""
     match args:
         case [] | ["-h" | "--help", *_]:
             lines = TRAINING_VERBS | {name: verb.line for name, verb in VERBS.items()}
@@ -102,9 +102,9 @@ def _run_verb(args: list[str], debug: bool) -> None:
 
             train(args, quiet=not debug)
         case [verb, *rest] if verb in VERBS:
-            _call(verb, rest)
+            return _call(verb, rest)
         case [group, verb, *rest] if f"{group} {verb}" in VERBS:
-            _call(f"{group} {verb}", rest)
+            return _call(f"{group} {verb}", rest)
         case [group, *rest] if members := {name: v.line for name, v in VERBS.items() if name.startswith(f"{group} ")}:
             if rest and rest[0] not in ("-h", "--help"):
                 raise UserError(f"there is no verb '{group} {rest[0]}'{near(f'{group} {rest[0]}', members)}")
@@ -113,13 +113,14 @@ def _run_verb(args: list[str], debug: bool) -> None:
             raise UserError(
                 f"there is no verb {unknown!r}{near(unknown, [*TRAINING_VERBS, *VERBS])}; see segdcn --help"
             )
+    return 0
 
 
-def _call(name: str, args: list[str]) -> None:
-    """Call a verb's function with arguments parsed by its signature."""
+def _call(name: str, args: list[str]) -> int:
+    """Call a verb's function with arguments parsed by its signature; None from it is exit code 0."""
     verb = VERBS[name]
     module, _, attribute = verb.function.partition(":")
-    function: Callable[..., None] = getattr(importlib.import_module(module), attribute)
+    function: Callable[..., int | None] = getattr(importlib.import_module(module), attribute)
 
     # Imported here: half a second that `segdcn --help` need not take.
     import jsonargparse
@@ -136,7 +137,7 @@ def _call(name: str, args: list[str]) -> None:
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
     with one_line_refusals(parser):
         settings = parser.instantiate(parser.parse_args(args))
-    function(**settings.as_dict())
+    return function(**settings.as_dict()) or 0
 
 
 def _without_sections(docstring: str) -> str:

@@ -1,0 +1,314 @@
+"""`segdcn doctor`: is this installation whole, and what cures it where it is not."""
+
+import json as json_module
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+import segdcn
+from segdcn.errors import UserValueError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+# What is broken has to become a line of the report, so importing it must not stop us.
+torch_problem = ops_problem = None
+try:
+    import torch
+
+    from segdcn.timing import machine
+except Exception as error:
+    torch_problem = _one_line(error)
+try:
+    from segdcn import ops
+    from segdcn.ops import library, reference
+except Exception as error:
+    ops_problem = _one_line(error)
+
+# Looked for even where segdcn is run without being installed, and nothing says what it needs.
+PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "wandb", "numpy")
+# Of |got - expected| / |expected|: a few roundings of each dtype.
+LIMITS = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; a note is worth knowing and needs no cure."""
+
+    name: str
+    text: str
+    status: Literal["ok", "note", "problem"] = "ok"
+    cure: str = ""  # the command that removes a problem
+    figures: dict[str, float | None] = field(default_factory=dict)  # behind the text; None: not finite
+
+
+def doctor(json: str | None = None) -> int:
+    """Check this installation, and say for each problem what cures it.
+
+    Shows versions, compilers, devices and the operator libraries that are loaded, and compares
+    every operator in every dtype with the reference. The exit code is 1 if there is a problem.
+
+    Example:
+        segdcn doctor --json doctor.json
+
+    Args:
+        json: Also write the report to this file.
+
+    Raises:
+        UserValueError: The file cannot be written there.
+    """
+    if json is not None and (Path(json).is_dir() or not Path(json).absolute().parent.is_dir()):
+        raise UserValueError(f"json is {json}, but must be a file in a folder that exists")
+    console = Console(highlight=False)
+    report: dict[str, list[Finding]] = {}
+    for title, (section, explanation) in SECTIONS.items():
+        if torch_problem is not None and title not in ("versions", "compilers"):
+            continue  # the others ask torch
+        # Before its findings: if an operator crashes the process, this line says where.
+        _say(console, (title, "bold"), explanation)
+        report[title] = list(_findings(section))
+        width = max(len(finding.name) for finding in report[title])
+        for finding in report[title]:
+            status = (f"  {finding.status:<7}", STYLES[finding.status])
+            _say(console, status, f"  {finding.name:<{width}}  {finding.text}")
+    problems = [finding for findings in report.values() for finding in findings if finding.status == "problem"]
+    _say(console, (f"problems: {len(problems)}", "bold red") if problems else ("no problems", "bold green"))
+    for cure, cured in groupby(problems, key=lambda finding: finding.cure):
+        for finding in cured:
+            _say(console, f"  {finding.name}: {finding.text}")
+        _say(console, ("    cure: ", "bold"), cure)
+    if json is not None:
+        sections = {title: [asdict(finding) for finding in findings] for title, findings in report.items()}
+        whole = {"ok": not problems, "sections": sections}
+        Path(json).write_text(json_module.dumps(whole, indent=2, allow_nan=False) + "\n")
+    return 1 if problems else 0
+
+
+def _say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print one line that is never broken, so that commands can be copied, in what the terminal can show."""
+    text = Text.assemble(*parts)
+    text.plain = text.plain.encode(console.encoding, "replace").decode(console.encoding)
+    console.print(text, soft_wrap=True)
+
+
+def _findings(section: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Run a section; an exception is a finding too."""
+    try:
+        yield from section()
+    except Exception as error:
+        yield Finding("check", _one_line(error), "problem", _rebuild())
+
+
+def _build_command() -> str:
+    checkout = Path(segdcn.__file__).resolve().parents[1]
+    if not (checkout / "cuda" / "build.py").is_file():
+        return shlex.join([sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps", "segdcn"])
+    # It is there even where importing segdcn.ops failed later on.
+    loaded = sys.modules.get("segdcn.ops.library")
+    return f"cd {shlex.quote(str(checkout))}; {loaded.BUILD_COMMAND if loaded else 'scripts/setup'}"
+
+
+def _rebuild() -> str:
+    """Say how to build anew; with the old library in its place the build finds nothing to do."""
+    old = shlex.quote(str(Path(segdcn.__file__).resolve().parent / "_lib"))
+    report = "if it stays, report it with the file of: segdcn doctor --json doctor.json"
+    return f"rm -rf {old}; {_build_command()}; {report}"
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("segdcn", f"{segdcn.__version__} in {Path(segdcn.__file__).parent}")
+    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    yield Finding("platform", platform.platform())
+    required = _requirements()
+    for name in dict.fromkeys([*PACKAGES, *required]):
+        yield _package(name, required.get(name))
+    if not required:
+        yield Finding("lower bounds", "not checked: segdcn is not installed", "note")
+
+
+def _requirements() -> "dict[str, Requirement]":
+    """Return what the installed segdcn needs, without extras; nothing where it is not installed."""
+    try:
+        from packaging.requirements import Requirement
+
+        found = [Requirement(line) for line in metadata.requires("segdcn") or []]
+    except (ImportError, metadata.PackageNotFoundError):
+        return {}
+    return {r.name: r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def _package(name: str, required: "Requirement | None") -> Finding:
+    wanted = name if required is None else f"{name}{required.specifier}"
+    # With this Python: `pip` alone is often another environment's.
+    cure = shlex.join([sys.executable, "-m", "pip", "install", "--upgrade", wanted])
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, "is not installed", "problem", cure)
+    if required is not None and not required.specifier.contains(version, prereleases=True):
+        return Finding(name, f"{version}, but segdcn needs {required.specifier}", "problem", cure)
+    if name != "torch":
+        return Finding(name, version)
+    if torch_problem is not None:
+        return Finding(name, f"{version} does not import: {torch_problem}", "problem", f"{cure} --force-reinstall")
+    return Finding(name, f"{torch.__version__}, CUDA {torch.version.cuda or 'not in it'}")
+
+
+def _compilers() -> Iterator[Finding]:
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(command[0]) is not None:
+        yield Finding("C++", _answer([*command, "--version"]))
+    elif ops_problem is None and library.cpu_problem is None:
+        yield Finding("C++", f"{command[0]} not found; only building needs it", "note")
+    else:
+        cure = "apt install g++ (or set CXX to your compiler)"
+        yield Finding("C++", f"{command[0]} not found; building the operators needs it", "problem", cure)
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=f"{home}/bin" if home else None)
+    if nvcc is not None:
+        yield Finding("nvcc", f"{_answer([nvcc, '--version'], 'release')}, {nvcc}")
+    else:
+        where = f"{home}/bin (CUDA_HOME)" if home else "PATH"
+        yield Finding("nvcc", f"not found in {where}; only building for GPUs needs it", "note")
+
+
+def _answer(command: list[str], word: str = "") -> str:
+    """Return the first line with `word` that a command prints, from there on."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
+    lines = (done.stdout + done.stderr).splitlines()
+    return next((line[line.index(word) :] for line in lines if word in line), f"{shlex.join(command)} says nothing")
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("CPU", machine(torch.device("cpu")))
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "this torch has no CUDA" if torch.version.cuda is None else "torch sees none", "note")
+        return
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        yield Finding(f"GPU {index}", f"{machine(torch.device('cuda', index))}, compute capability {major}.{minor}")
+
+
+def _libraries() -> Iterator[Finding]:
+    if ops_problem is not None:  # most likely the library is older than the Python that registers its operators
+        yield Finding("segdcn.ops", f"does not import: {ops_problem}", "problem", _rebuild())
+        return
+    for device, problem in {"cpu": library.cpu_problem, "cuda": library.cuda_problem}.items():
+        path = library.FOLDER / f"segdcn_{device}.so"
+        cure = _rebuild() if path.is_file() else _build_command()
+        if problem is None:
+            yield Finding(device, str(path))
+        elif device == "cpu":
+            yield Finding(device, problem, "problem", cure)
+        elif torch.cuda.is_available():
+            yield Finding(device, problem, "problem", f"on a machine with nvcc: {cure}")
+        elif problem != library.cpu_problem:
+            yield Finding(device, f"{problem}; not needed without a GPU", "note")
+    if library.cpu_problem is None:
+        yield Finding("instruction set", torch.ops.segdcn.cpu_capability())
+
+
+Case = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
+
+
+def _deform_conv2d() -> Case:
+    """Draw reads across every border, groups that overlap, and channels that fill registers and leave some."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> "torch.Tensor":
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    offset = (normal(2, 3 * 6 * 2, 3, 8) * 3).floor()  # three offset groups, six taps
+    # Away from whole pixels, where the slope jumps and rounding would choose the side.
+    offset += torch.rand(offset.shape, generator=generator, dtype=torch.float64) * 0.6 + 0.2
+    tensors = {
+        "input": normal(2, 72, 7, 9).contiguous(memory_format=torch.channels_last),
+        "offset": offset,
+        "weight": normal(40, 36, 3, 2),  # two groups
+        "bias": normal(40),
+        "mask": normal(2, 3 * 6, 3, 8).sigmoid() * 2,
+    }
+    settings = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
+    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}, settings
+
+
+# By the name that segdcn.ops and its reference share: what draws float64 tensors and settings.
+# The gradient of every tensor that requires one is compared.
+OPERATORS: dict[str, Callable[[], Case]] = {"deform_conv2d": _deform_conv2d}
+
+
+def _self_test() -> Iterator[Finding]:
+    if ops_problem is not None or library.cpu_problem is not None:
+        yield Finding("not run", "the operators are not loaded", "note")
+        return
+    for device in ["cpu", "cuda"] if library.cuda_problem is None and torch.cuda.is_available() else ["cpu"]:
+        for operator in OPERATORS:
+            for dtype in LIMITS:
+                yield _compare(operator, dtype, device)
+
+
+def _compare(operator: str, dtype: str, device: str) -> Finding:
+    """Compare an operator with the reference in float64, on tensors that are first rounded to the dtype."""
+    name, limit = f"{operator} {dtype} {device}", LIMITS[dtype]
+    try:
+        tensors, settings = OPERATORS[operator]()
+        rounded = {key: tensor.to(getattr(torch, dtype)) for key, tensor in tensors.items()}
+        exact = {key: tensor.double() for key, tensor in rounded.items()}
+        given = {key: tensor.to(device) for key, tensor in rounded.items()}
+        expected = _outcome(getattr(reference, operator), exact, settings)
+        got = _outcome(getattr(ops, operator), given, settings)
+        errors = {key: _relative_error(got[key], value) for key, value in expected.items()}
+    except Exception as error:
+        return Finding(name, _one_line(error), "problem", _rebuild())
+    figures = {key: error if math.isfinite(error) else None for key, error in errors.items()} | {"limit": limit}
+    wrong = [f"{key} {error:.1e}" for key, error in errors.items() if not error <= limit]  # NaN is wrong too
+    if wrong:
+        return Finding(name, f"{', '.join(wrong)}; at most {limit:g}", "problem", _rebuild(), figures)
+    result, *gradients = errors.values()
+    return Finding(name, f"{result:.1e}, {max(gradients):.1e}; at most {limit:g}", figures=figures)
+
+
+def _outcome(function: Callable[..., "torch.Tensor"], tensors: dict[str, "torch.Tensor"], settings: dict) -> dict:
+    """Return the result, and the gradients of a weighted sum of it, on the CPU."""
+    leaves = {key: tensor.detach().requires_grad_(tensor.requires_grad) for key, tensor in tensors.items()}
+    result = function(**leaves, **settings)
+    # Whole numbers: the same in every dtype.
+    weights = torch.randint(-4, 5, result.shape, generator=torch.Generator().manual_seed(1)).to(result)
+    wanted = {f"gradient of {key}": leaf for key, leaf in leaves.items() if leaf.requires_grad}
+    # The sum rather than `grad_outputs`, for which torch imports sympy: a second.
+    gradients = torch.autograd.grad((result * weights).sum(), list(wanted.values()))
+    return {"result": result.detach().cpu()} | {key: g.cpu() for key, g in zip(wanted, gradients, strict=True)}
+
+
+def _relative_error(got: "torch.Tensor", expected: "torch.Tensor") -> float:
+    if got.shape != expected.shape:
+        raise ValueError(f"gave the shape {tuple(got.shape)} instead of {tuple(expected.shape)}")
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+SECTIONS: dict[str, tuple[Callable[[], Iterator[Finding]], str]] = {
+    "versions": (_versions, ""),
+    "compilers": (_compilers, ""),
+    "devices": (_devices, ""),
+    "libraries": (_libraries, ""),
+    "self-test": (_self_test, ": relative error of the result and of the worst gradient"),
+}
