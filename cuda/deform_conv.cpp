@@ -185,7 +185,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   const bool accumulates_in_place = need_input && channels_last && exact == scalar;
   if (need_input) {
     grad_input = empty_image({batch, g.channels, g.height, g.width}, channels_last, scalar, input);
-    if (accumulates_in_place) torch::stable::zero_(grad_input);
   }
   if (need_offset) {
     const int64_t fields = g.offset_groups * g.taps();
@@ -210,19 +209,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                               (copies_gradient ? element * g.out_channels * g.out_pixels() : 0);
 
   const Tensor dense = direct ? dense_weight(weight) : weight;
-  const auto direct_convolution =
-      direct && batch > 0 ? direct_backward(dtype, g, weight_view(dense), images_per_group(batch, image_bytes)) : nullptr;
+  const auto direct_convolution = direct && batch > 0 ? direct_backward(dtype, g, weight_view(dense),
+                                                                        images_per_group(batch, image_bytes))
+                                                      : nullptr;
   std::optional<ColumnsBackward> columns_convolution;
   if (!direct && batch > 0) columns_convolution.emplace(dtype, g, weight, batch, need_weight);
 
+  Tensor accumulator;  // of grad_input, one for all groups of images
+  if (need_input && !accumulates_in_place)
+    accumulator = empty({images_per_group(batch, image_bytes), g.height, g.width, g.channels}, exact, input);
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
     const Source source{images.data_ptr(), field_view(offset, first), field_view(mask, first)};
     Tensor grad_images, grad_target;
     if (need_input) {
       grad_target = narrow(grad_input, 0, first, count);
-      grad_images = accumulates_in_place ? permuted(grad_target, {0, 2, 3, 1})
-                                         : zeros({count, g.height, g.width, g.channels}, exact, input);
+      grad_images =
+          accumulates_in_place ? permuted(grad_target, {0, 2, 3, 1}) : narrow(accumulator, 0, 0, count);
+      torch::stable::zero_(grad_images);
     }
     GradientTargets targets{need_input ? grad_images.data_ptr() : nullptr,
                             need_weight ? grad_matrix.data_ptr() : nullptr,

@@ -4,12 +4,14 @@ Shared machines are noisy and clocks wander. Candidates therefore take turns, so
 minute hits all of them, and what is compared are medians of one run.
 """
 
+import ctypes
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 
@@ -58,6 +60,50 @@ def alternate(
         lower, _, upper = quantiles(values, n=4)
         timings[name] = Timing(median(values), (upper - lower) / median(values))
     return timings
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
+    """Measure the bytes that a call needs beyond what is held before it and what it returns.
+
+    On the CPU that is the process's resident memory, in pages that were touched, whoever
+    allocated them; on a GPU what torch's allocator handed out.
+
+    Args:
+        call: What to measure; it returns a tensor, an array, or a sequence of them. Call it once
+            before, so that what libraries keep for good is not counted.
+        device: Where it computes.
+
+    Returns:
+        Bytes; None where the operating system does not tell (only Linux does).
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before - _size(result)
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # pages kept from earlier calls would hide new use
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        before = _status("VmRSS")
+    except (OSError, AttributeError):
+        return None
+    result = call()
+    return max(0, _status("VmHWM") - before - _size(result))
+
+
+def _status(field: str) -> int:
+    """Read a field of this process's status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def _size(result: Any) -> int:
+    """Return the bytes of a tensor, an array, or a sequence of them."""
+    if isinstance(result, (tuple, list)):
+        return sum(map(_size, result))
+    return int(result.nbytes)
 
 
 def machine(device: torch.device) -> str:

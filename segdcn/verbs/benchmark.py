@@ -3,8 +3,9 @@
 import json as json_module
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from segdcn.errors import UserValueError
-from segdcn.timing import Timing, alternate, machine
+from segdcn.timing import Timing, alternate, machine, peak_memory
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
 # and many small maps.
 SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1"]
-OURS, PLAIN, TORCHVISION, ONNXRUNTIME = "segdcn", "conv2d", "torchvision", "onnxruntime"
+DType = Literal["float32", "float64", "bfloat16", "float16"]
+DTYPES: list[DType] = ["float32"]
+Candidate = Literal["segdcn", "conv2d", "torchvision", "onnxruntime", "reference"]
+CANDIDATES: list[Candidate] = list(get_args(Candidate))
+OURS, PLAIN, TORCHVISION, ONNXRUNTIME, REFERENCE = CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class Size:
     width: int
     out_channels: int
     dilation: int
+
+    def __str__(self) -> str:
+        """Write it as parse reads it."""
+        return ",".join(map(str, astuple(self)))
 
     @classmethod
     def parse(cls, text: str) -> "Size":
@@ -46,7 +55,8 @@ class Size:
 
 def ops(
     sizes: list[str] = SIZES,
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
+    dtypes: list[DType] = DTYPES,
+    candidates: list[Candidate] = CANDIDATES,
     backward: bool = True,
     threads: int | None = None,
     device: str = "cpu",
@@ -56,21 +66,24 @@ def ops(
     """Time deform_conv2d against the plain convolution, torchvision and onnxruntime.
 
     All candidates compute a modulated 3x3 convolution of the same numbers and take turns in
-    one run; the table shows medians and their ratios. conv2d is the plain convolution,
-    channels-last. onnxruntime has no backward and is left out where it is not installed.
+    one run; the table shows medians, segdcn's time as a multiple of the other's, and the memory
+    that a call needs beyond inputs, outputs and gradients. conv2d is the plain convolution,
+    channels-last; reference is the definition in plain torch. onnxruntime has no backward and is
+    left out where it is not installed.
 
     Example:
         segdcn benchmark ops --sizes '["2,512,64,64,512,1"]' --threads 2
 
     Args:
         sizes: Convolutions to time, each B,C,H,W,O,dilation.
-        dtype: Of input and weight; offsets and masks are float32, or float64 with float64.
+        dtypes: Of input and weight; offsets and masks are float32, or float64 with float64.
             torchvision wants all of one dtype, and has no bfloat16.
+        candidates: Which to time; segdcn always is.
         backward: Time forward and backward too.
         threads: Threads of the CPU; null is torch's choice.
         device: cpu or cuda.
         rounds: How often each candidate is timed; at least 2.
-        json: Also write the figures, in seconds, to this file.
+        json: Also write the figures, in seconds and bytes, to this file.
 
     Raises:
         UserValueError: A size, a device or a number that does not fit.
@@ -85,14 +98,16 @@ def ops(
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
     with Progress(transient=True) as progress:
-        task = progress.add_task("timing", total=len(parsed) * (1 + backward))
-        for size in parsed:
-            for with_backward in [False, True][: 1 + backward]:
-                candidates = _candidates(size, getattr(torch, dtype), target, with_backward)
-                timings = alternate(candidates, rounds, target)
-                rows.append(_row(size, with_backward, timings))
-                progress.advance(task)
-    where = f"{machine(target)}; torch {torch.__version__}; {dtype}; medians of {rounds} alternating rounds"
+        task = progress.add_task("timing", total=len(parsed) * len(dtypes) * (1 + backward))
+        for size, dtype, with_backward in product(parsed, dtypes, [False, True][: 1 + backward]):
+            progress.update(task, description=f"{size} {dtype} {_direction(with_backward)}")
+            calls = _candidates(size, getattr(torch, dtype), target, with_backward)
+            calls = {name: call for name, call in calls.items() if name == OURS or name in candidates}
+            timings = alternate(calls, rounds, target)
+            memory = {name: peak_memory(call, target) for name, call in calls.items()}
+            rows.append(_row(size, dtype, with_backward, timings, memory))
+            progress.advance(task)
+    where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
     Console().print(_table(rows), where)
     if json is not None:
         Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
@@ -112,7 +127,7 @@ def _candidates(
     """Return what to time, by name: each computes the same convolution."""
     import torchvision
 
-    from segdcn.ops import deform_conv2d
+    from segdcn.ops import deform_conv2d, reference
 
     generator = torch.Generator().manual_seed(0)
     last = torch.channels_last
@@ -150,6 +165,10 @@ def _candidates(
         candidates[TORCHVISION] = lambda: step(
             lambda: torchvision.ops.deform_conv2d(tx, to, tw, None, 1, spread, spread, tm), grad, theirs
         )
+    ours = (1, 1), (spread, spread), (spread, spread)
+    candidates[REFERENCE] = lambda: step(
+        lambda: reference.deform_conv2d(x.to(exact), o, w.to(exact), None, *ours, m).to(dtype), grad_last, leaves
+    )
     if not backward and dtype == torch.float32 and device.type == "cpu":
         session = _onnxruntime_session(size)
         if session is not None:
@@ -180,31 +199,42 @@ def _onnxruntime_session(size: Size) -> Any:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _row(size: Size, backward: bool, timings: dict[str, Timing]) -> dict[str, Any]:
+def _direction(backward: bool) -> str:
+    return "fwd+bwd" if backward else "fwd"
+
+
+def _row(
+    size: Size, dtype: str, backward: bool, timings: dict[str, Timing], memory: dict[str, int | None]
+) -> dict[str, Any]:
     return {
-        "size": ",".join(map(str, astuple(size))),
+        "size": str(size),
+        "dtype": dtype,
         "backward": backward,
         "seconds": {name: timing.median for name, timing in timings.items()},
         "spread": {name: round(timing.spread, 3) for name, timing in timings.items()},
+        "memory": memory,
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    names = [n for n in (OURS, PLAIN, TORCHVISION, ONNXRUNTIME) if any(n in row["seconds"] for row in rows)]
+    """One line per candidate, so that it fits into 80 columns."""
     table = Table(
-        title="deform_conv2d, modulated 3x3, in milliseconds",
-        caption="x: segdcn's time as a multiple of the other's; below 1 segdcn is faster",
+        title="deform_conv2d, modulated 3x3",
+        caption="factor: segdcn's time as a multiple of the other's, below 1 segdcn is faster\n"
+        "MiB: memory beyond inputs, outputs and gradients",
         box=SIMPLE_HEAD,
     )
-    table.add_column("B,C,H,W,O,dilation", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=7)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("B,C,H,W,O,dilation", "dtype", "", ""):
+        table.add_column(name, no_wrap=True)
+    for name in ("ms", "factor", "MiB"):
+        table.add_column(name, no_wrap=True, justify="right")
     for row in rows:
         seconds = row["seconds"]
-        cells = [f"{1000 * seconds[OURS]:.1f}"]
-        for name in names[1:]:
-            factor = seconds[OURS] / seconds[name] if name in seconds else None
-            cells.append("" if factor is None else f"{1000 * seconds[name]:.1f} [bold]{factor:.2f}x[/bold]")
-        table.add_row(row["size"], "fwd+bwd" if row["backward"] else "fwd", *cells)
+        names = [n for n in CANDIDATES if n in seconds]
+        for name in names:
+            head = (row["size"], row["dtype"], _direction(row["backward"])) if name == OURS else ("", "", "")
+            factor = "" if name == OURS else f"[bold]{seconds[OURS] / seconds[name]:.2f}[/bold]"
+            memory = row["memory"][name]
+            used = "" if memory is None else f"{memory / 2**20:.1f}"
+            table.add_row(*head, name, f"{1000 * seconds[name]:.2f}", factor, used, end_section=name == names[-1])
     return table

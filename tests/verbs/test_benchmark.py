@@ -1,10 +1,11 @@
 import json
+import sys
 
 import pytest
 import torch
 
 from segdcn.errors import UserValueError
-from segdcn.timing import alternate
+from segdcn.timing import alternate, peak_memory
 from segdcn.verbs import benchmark
 
 TINY = "1,4,5,6,4,1"
@@ -13,13 +14,15 @@ TINY = "1,4,5,6,4,1"
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_every_candidate_is_timed_in_every_dtype_it_has(dtype, tmp_path, capsys):
     file = tmp_path / "figures.json"
-    benchmark.ops(sizes=[TINY], dtype=dtype, rounds=2, json=str(file))
+    benchmark.ops(sizes=[TINY], dtypes=[dtype], rounds=2, json=str(file))
     forward, both = json.loads(file.read_text())["rows"]
-    expected = {"segdcn", "conv2d"} | ({"torchvision"} if dtype != "bfloat16" else set())
+    expected = {"segdcn", "conv2d", "reference"} | ({"torchvision"} if dtype != "bfloat16" else set())
     assert set(both["seconds"]) == expected
     assert set(forward["seconds"]) == expected | ({"onnxruntime"} if dtype == "float32" else set())
     assert all(seconds > 0 for seconds in forward["seconds"].values())
-    assert TINY in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert TINY in shown and dtype in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_the_candidates_compute_the_same():
@@ -27,6 +30,7 @@ def test_the_candidates_compute_the_same():
     size = benchmark.Size.parse("2,6,9,8,4,2")
     candidates = benchmark._candidates(size, torch.float32, torch.device("cpu"), backward=False)
     ours = candidates["segdcn"]()
+    torch.testing.assert_close(candidates["reference"](), ours, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(candidates["torchvision"](), ours, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.from_numpy(candidates["onnxruntime"]()[0]), ours, rtol=1e-4, atol=1e-4)
 
@@ -51,3 +55,38 @@ def test_candidates_take_turns():
     timings = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert calls == ["a", "b"] * 4  # one call each that is not counted, then three rounds
     assert set(timings) == {"a", "b"}
+
+
+def test_only_the_candidates_asked_for_are_timed(tmp_path):
+    file = tmp_path / "figures.json"
+    benchmark.ops(sizes=[TINY], candidates=["conv2d"], backward=False, rounds=2, json=str(file))
+    (row,) = json.loads(file.read_text())["rows"]
+    assert set(row["seconds"]) == set(row["memory"]) == {"segdcn", "conv2d"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_memory_is_what_a_call_needs_beyond_what_it_returns():
+    """64 MiB that are given back count, the 16 MiB that are returned do not."""
+
+    def call():
+        temporary = torch.ones(16 << 20)
+        return temporary[: 4 << 20].clone()
+
+    call()
+    measured = peak_memory(call, torch.device("cpu")) / 2**20
+    assert 60 < measured < 72
+    assert peak_memory(lambda: torch.ones(16 << 20), torch.device("cpu")) / 2**20 < 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_operators_memory_does_not_grow_with_the_batch(dtype, backward):
+    """The promise is 64 MiB; columns of the whole batch would take 9 times the input, 72 and 576 MiB."""
+    used = {}
+    for batch in (2, 16):
+        size = benchmark.Size(batch, 256, 64, 64, 32, 1)
+        call = benchmark._candidates(size, dtype, torch.device("cpu"), backward)["segdcn"]
+        call()
+        used[batch] = peak_memory(call, torch.device("cpu")) / 2**20
+    assert max(used.values()) < 64
