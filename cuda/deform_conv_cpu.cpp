@@ -184,11 +184,18 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
 }
 
 void add_bias(DType dtype, const void* bias, int64_t num_rows, int64_t num_columns, void* rows) {
-  loops().add_bias(dtype, bias, num_rows, num_columns, rows);
+  const int64_t grain = std::max<int64_t>(1, 32768 / num_columns);
+  const int64_t row_bytes = num_columns * element_bytes(dtype);
+  parallel_for(0, num_rows, grain, [&](int64_t begin, int64_t end) {
+    loops().add_bias(dtype, bias, end - begin, num_columns, static_cast<char*>(rows) + begin * row_bytes);
+  });
 }
 
 void accumulate(DType dtype, const void* part, int64_t count, void* total) {
-  loops().accumulate(dtype, part, count, total);
+  parallel_for(0, count, 32768, [&](int64_t begin, int64_t end) {
+    loops().accumulate(dtype, static_cast<const char*>(part) + begin * element_bytes(dtype), end - begin,
+                       static_cast<char*>(total) + begin * accumulator_bytes(dtype));
+  });
 }
 
 }  // namespace segdcn

@@ -19,6 +19,9 @@ namespace segdcn {
 const CpuLoops& loops();
 
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::kDouble ? 8 : 4; }
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::kHalf || dtype == DType::kBFloat16 ? 2 : accumulator_bytes(dtype);
+}
 
 // Uninitialised memory on a cache line.
 class Buffer {

@@ -1,5 +1,6 @@
 """Second derivatives and torch.func: what autograd does beyond one backward pass."""
 
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacrev, jvp, vjp, vmap
 
 from segdcn.ops import deform_conv2d, reference, second_derivative
+from segdcn.timing import peak_memory
 
 # Not ours: forward-mode derivatives load decompositions through torch.jit.script, which warns.
 jit_warns = pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -74,6 +76,23 @@ def test_a_third_derivative_exists_and_is_right(device):
         return torch.autograd.grad(second.square().sum(), leaves.weight)[0]
 
     assert relative_error(third(deform_conv2d), third(reference.deform_conv2d)) < 1e-12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_the_memory_of_a_second_derivative_does_not_grow_with_the_batch():
+    """About 75 MiB and a dozen copies of an image and of the weight; the whole batch at once would take 500 MiB."""
+    geometry = Geometry(3, 64, 32, 32, 64, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1)
+    leaves = random_tensors(geometry, dtype=torch.float32).map(lambda t: t.requires_grad_())
+    output = leaves.call(deform_conv2d, geometry)
+    grad_output = torch.randn_like(output).requires_grad_()
+    firsts = torch.autograd.grad(output, leaves.present(), grad_output, create_graph=True)
+    seconds = [torch.randn_like(g) for g in firsts[:3]]  # bias has none, being linear
+
+    def second():
+        return torch.autograd.grad(firsts[:3], [grad_output, leaves.input, leaves.weight], seconds, retain_graph=True)
+
+    second()
+    assert peak_memory(second, torch.device("cpu")) < 110 * 2**20
 
 
 def test_a_second_derivative_of_an_empty_batch(device):
