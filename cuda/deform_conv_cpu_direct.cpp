@@ -25,6 +25,8 @@ using torch::stable::parallel_for;
 // Packed weights, and backward's rows of gradients, take at most this each.
 constexpr int64_t kPackedBytes = int64_t{16} << 20;
 constexpr int64_t kChunkBytes = int64_t{8} << 20;
+// Up to so many pixels the weight is used as it is: packing it would cost more than it saves.
+constexpr int64_t kFewPixels = 48;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -37,32 +39,62 @@ class CpuForward : public DirectForward {
         tiles_(ceil_div(g_.out_channels / g_.groups, loops().width(dtype))),
         panel_bytes_(g_.columns() / g_.groups * loops().width(dtype) * accumulator_bytes(dtype)),
         tiles_per_pass_(std::clamp<int64_t>(kPackedBytes / (panel_bytes_ * g_.groups), 1, tiles_)),
-        packed_(tiles_per_pass_ * g_.groups * panel_bytes_),
-        zeros_(zero_row(geometry)) {
-    if (tiles_per_pass_ == tiles_) pack(0);
-  }
+        zeros_(zero_row(geometry)) {}
 
   void run(const Source& source, int64_t num_images, const void* bias, const DenseView& output) override {
     const Sampling from{&g_, source.input, source.offset, source.mask, zeros_.data()};
+    const int64_t num_pixels = num_images * g_.out_pixels();
+    if (num_pixels <= kFewPixels) {
+      convolve_few(from, num_pixels, bias, output);
+      return;
+    }
     for (int64_t first = 0; first < tiles_; first += tiles_per_pass_) {
-      if (tiles_per_pass_ != tiles_) pack(first);
-      convolve(from, num_images * g_.out_pixels(), first, bias, output);
+      pack(first);
+      convolve(from, num_pixels, first, bias, output);
     }
   }
 
  private:
   void pack(int64_t first_tile) {
+    if (packed_ && packed_tile_ == first_tile) return;
+    if (!packed_) packed_.emplace(tiles_per_pass_ * g_.groups * panel_bytes_);
+    packed_tile_ = first_tile;
     const int64_t count = std::min(tiles_per_pass_, tiles_ - first_tile);
     share_tasks(g_.groups * count, [&](Tasks& tasks) {
       for (int64_t i; tasks.take(i);)
         loops().pack_outputs(dtype_, g_, weight_, i / count, first_tile + i % count,
-                             packed_.get() + i * panel_bytes_);
+                             packed_->get() + i * panel_bytes_);
+    });
+  }
+
+  void convolve_few(const Sampling& from, int64_t num_pixels, const void* bias,
+                    const DenseView& output) const {
+    const PixelRange pixels{0, num_pixels};
+    const int64_t depth = g_.columns() / g_.groups, outputs = g_.out_channels / g_.groups, row = depth + 16;
+    const int64_t group_bytes = num_pixels * row * accumulator_bytes(dtype_);
+    const Buffer columns(g_.groups * group_bytes);
+    const int64_t blocks = ceil_div(depth, kBlockColumns), tiles = ceil_div(outputs, 16);
+    share_tasks(g_.groups * blocks, [&](Tasks& tasks) {
+      const Buffer workspace(loops().workspace_bytes(dtype_, g_));
+      for (int64_t i; tasks.take(i);) {
+        const int64_t begin = i % blocks * kBlockColumns;
+        const ColumnBlock block{i / blocks, begin, std::min(depth, begin + kBlockColumns), 0};
+        loops().gather_few(dtype_, from, pixels, block, weight_.channels_last,
+                           columns.get() + block.group * group_bytes, row, workspace.get());
+      }
+    });
+    share_tasks(g_.groups * tiles, [&](Tasks& tasks) {
+      for (int64_t i; tasks.take(i);) {
+        const int64_t group = i / tiles, begin = i % tiles * 16;
+        loops().convolve_few(dtype_, g_, pixels, columns.get() + group * group_bytes, row, weight_, group,
+                             begin, std::min(outputs, begin + 16), bias, output);
+      }
     });
   }
 
   void convolve(const Sampling& from, int64_t num_pixels, int64_t first_tile, const void* bias,
                 const DenseView& output) const {
-    const PackedOutputs packed{packed_.get(), first_tile, std::min(tiles_per_pass_, tiles_ - first_tile)};
+    const PackedOutputs packed{packed_->get(), first_tile, std::min(tiles_per_pass_, tiles_ - first_tile)};
     // Equal blocks, as many as make the threads finish together. Where pixels are few, threads
     // share a block and divide the output channels instead.
     const int64_t threads = torch::stable::get_num_threads();
@@ -88,8 +120,9 @@ class CpuForward : public DirectForward {
   const ConvGeometry& g_;
   const WeightView weight_;
   const int64_t tiles_, panel_bytes_, tiles_per_pass_;
-  const Buffer packed_;
   const std::vector<char> zeros_;
+  std::optional<Buffer> packed_;
+  int64_t packed_tile_ = -1;
 };
 
 class CpuBackward : public DirectBackward {

@@ -403,6 +403,82 @@ void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutput
   }
 }
 
+// ---------------------------------------------------------------- direct path: few pixels
+
+// Columns [begin, end) of a group for all pixels, in the weight's order of memory.
+template <typename T>
+void gather_few_pixels(const Sampling& from, PixelRange pixels, const ColumnBlock& block, bool channels_last,
+                       void* columns, int64_t row, void* workspace) {
+  using real = typename Accumulation<T>::type;
+  const ConvGeometry& g = *from.geometry;
+  const int64_t channels = g.channels / g.groups, taps = g.taps();
+  Scratch scratch(workspace);
+  Plan<real>* storage = scratch.take<Plan<real>>(taps);
+  Plans<real> plans(from, storage, scratch.take<bool>(taps));
+  real* part = scratch.take<real>(kBlockPixels * kBlockRow);
+  plans.start(pixels);
+  gather_block<T>(plans, from, block.group, block.begin, block.end, part, kBlockRow);
+  for (int64_t p = 0; p < pixels.size(); ++p) {
+    real* to = static_cast<real*>(columns) + p * row;
+    for (int64_t i = block.begin; i < block.end; ++i) {
+      const int64_t place = channels_last ? i : i % channels * taps + i / channels;
+      to[place] = part[p * kBlockRow + i - block.begin];
+    }
+  }
+}
+
+// Dot products of four columns of pixels and some rows of the weight.
+template <typename T, int outputs, typename real>
+SEGDCN_INLINE void dot_tile(int64_t depth, const real* const pixels[4], const T* const weights[outputs],
+                            real* results, int64_t row) {
+  using vector = typename VectorOf<real>::type;
+  constexpr int lanes = kLanes<real>;
+  vector sum[4][outputs] = {};
+  const auto step = [&](auto&& read_pixel, auto&& read_weight) {
+    vector w[outputs];
+    for (int j = 0; j < outputs; ++j) w[j] = read_weight(j);
+    for (int i = 0; i < 4; ++i) {
+      const vector column = read_pixel(i);
+      for (int j = 0; j < outputs; ++j) sum[i][j] += column * w[j];
+    }
+  };
+  int64_t n = 0;
+  for (; n + lanes <= depth; n += lanes)
+    step([&](int i) { return load(pixels[i] + n); }, [&](int j) { return load(weights[j] + n); });
+  if (const int rest = static_cast<int>(depth - n); rest > 0)
+    step([&](int i) { return load_part(pixels[i] + n, rest); },
+         [&](int j) { return load_part(weights[j] + n, rest); });
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < outputs; ++j) results[i * row + j] = lane_sum<real>(sum[i][j]);
+}
+
+// Output channels [begin, end) of a group: so few pixels do not pay for packing the weight.
+template <typename T>
+void convolve_few_pixels(const ConvGeometry& g, PixelRange pixels, const void* columns_data,
+                         int64_t column_row, const WeightView& weight, int64_t group, int64_t begin,
+                         int64_t end, const void* bias, const DenseView& output) {
+  using real = typename Accumulation<T>::type;
+  constexpr int at_once = kRegisterBytes == 64 ? 4 : 2, together = 16;
+  const int64_t outputs = g.out_channels / g.groups, depth = g.columns() / g.groups, count = pixels.size();
+  const real* columns = static_cast<const real*>(columns_data);
+  const T* weights = static_cast<const T*>(weight.data) + group * outputs * depth;
+  alignas(64) real results[(kBlockPixels + 4) * together];
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t width = smaller<int64_t>(together, end - first);
+    for (int64_t o = 0; o < width; o += at_once) {
+      const T* rows[at_once];  // beyond the last, the last again
+      for (int j = 0; j < at_once; ++j) rows[j] = weights + smaller(first + o + j, end - 1) * depth;
+      for (int64_t p = 0; p < count; p += 4) {
+        const real* reads[4];
+        for (int i = 0; i < 4; ++i) reads[i] = columns + smaller(p + i, count - 1) * column_row;
+        dot_tile<T, at_once>(depth, reads, rows, results + p * together + o, together);
+      }
+    }
+    store_results<T>(g, results, together, pixels, group * outputs + first, width,
+                     static_cast<const T*>(bias), output);
+  }
+}
+
 // ---------------------------------------------------------------- direct path: backward
 
 // rows[p][o] of the accumulation type, from a gradient in either layout.
@@ -543,6 +619,8 @@ extern const CpuLoops SEGDCN_JOIN(kLoops_, SEGDCN_ISA) = {SEGDCN_TEXT(SEGDCN_ISA
                                                           SEGDCN_BY_DTYPE(pack_output_panel),
                                                           SEGDCN_BY_DTYPE(pack_column_panels),
                                                           SEGDCN_BY_DTYPE(convolve_pixels),
+                                                          SEGDCN_BY_DTYPE(gather_few_pixels),
+                                                          SEGDCN_BY_DTYPE(convolve_few_pixels),
                                                           SEGDCN_BY_DTYPE(read_gradient_rows),
                                                           SEGDCN_BY_DTYPE(weight_gradient_block),
                                                           SEGDCN_BY_DTYPE(product_and_scatter)};

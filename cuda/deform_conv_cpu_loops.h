@@ -65,6 +65,13 @@ struct CpuLoops {
   void (*pack_columns)(DType, const ConvGeometry&, const WeightView&, const ColumnBlock&, void* panels);
   void (*convolve)(DType, const Sampling&, PixelRange pixels, const PackedOutputs&, int64_t first_tile,
                    int64_t last_tile, const void* bias, const DenseView& output, void* workspace);
+  // The same for at most kBlockPixels pixels, from the weight as it is: columns (P, row) of a
+  // group in the weight's order of memory, then some of the output channels of that group.
+  void (*gather_few)(DType, const Sampling&, PixelRange pixels, const ColumnBlock&, bool channels_last,
+                     void* columns, int64_t row, void* workspace);
+  void (*convolve_few)(DType, const ConvGeometry&, PixelRange pixels, const void* columns, int64_t row,
+                       const WeightView&, int64_t group, int64_t begin, int64_t end, const void* bias,
+                       const DenseView& output);
   void (*read_rows)(DType, const ConvGeometry&, const DenseView& grad_output, PixelRange pixels, void* rows,
                     int64_t row_length);
   void (*weight_gradient)(DType, const Sampling&, PixelRange pixels, const void* rows, int64_t row_length,
