@@ -43,7 +43,7 @@ def require(device: torch.device) -> None:
         raise MissingLibraryError(f"segdcn's operators are not built: {cpu_problem}. Build them with {BUILD_COMMAND}")
     if device.type == "cuda" and cuda_problem is not None:
         raise MissingLibraryError(
-            f"segdcn's CUDA operators are not available: {cuda_problem}. Build them on a machine "
+            f"this segdcn is CPU-only, its CUDA operators are not available: {cuda_problem}. Build them on a machine "
             f"with nvcc with {BUILD_COMMAND}, or work on the CPU (--trainer.accelerator cpu)"
         )
     if device.type not in ("cpu", "cuda", "meta"):
