@@ -150,7 +150,8 @@ def _candidates(
         if not backward:
             with torch.no_grad():
                 return result()
-        return torch.autograd.grad(result(), leaves, grad)
+        output = result()
+        return output.detach(), *torch.autograd.grad(output, leaves, grad)
 
     leaves = prepare(last, image, offset, weight, mask)
     x, o, w, m = leaves
@@ -223,6 +224,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         caption="factor: segdcn's time as a multiple of the other's, below 1 segdcn is faster\n"
         "MiB: memory beyond inputs, outputs and gradients",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for name in ("B,C,H,W,O,dilation", "dtype", "", ""):
         table.add_column(name, no_wrap=True)
