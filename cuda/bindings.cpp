@@ -14,15 +14,18 @@ std::string cpu_capability();  // deform_conv_cpu.cpp
 
 STABLE_TORCH_LIBRARY(segdcn, library) {
   // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type: float32,
-  // float64 for float64 input. `channels_last` is the layout of the results.
+  // float64 for float64 input. `channels_last` is the layout of the results. `allow_tf32` and
+  // `deterministic` (sums in a fixed order) are torch's settings, which these libraries cannot
+  // ask for; the CPU multiplies exactly and in a fixed order anyway.
   library.def(
       "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
-      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last) -> "
-      "Tensor");
+      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
+      "bool allow_tf32) -> Tensor");
   library.def(
       "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
       "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
-      "bool need_input, bool need_weight, bool need_offset) -> (Tensor, Tensor, Tensor, Tensor)");
+      "bool allow_tf32, bool need_input, bool need_weight, bool need_offset, bool deterministic) -> (Tensor, "
+      "Tensor, Tensor, Tensor)");
   library.def("cpu_capability() -> str");  // the instruction set in use
 }
 

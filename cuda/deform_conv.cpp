@@ -14,29 +14,11 @@
 
 #include "deform_conv_columns.h"
 #include "deform_conv_ops.h"
+#include "dtypes.h"
 #include "tensors.h"
 
 namespace segdcn {
 namespace {
-
-// Copies to NHWC and float32 accumulators are made for as many images as fit into this.
-constexpr int64_t kImageBytes = int64_t{16} << 20;
-
-// ---------------------------------------------------------------- types
-
-DType kernel_dtype(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Float: return DType::kFloat;
-    case ScalarType::Double: return DType::kDouble;
-    case ScalarType::Half: return DType::kHalf;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    default: STD_TORCH_CHECK(false, "segdcn: input must be float16, bfloat16, float32 or float64");
-  }
-}
-
-ScalarType accumulation_dtype(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 // ---------------------------------------------------------------- checks
 
@@ -99,7 +81,7 @@ WeightView weight_view(const Tensor& dense) { return {dense.data_ptr(), is_nhwc(
 
 // How many images are taken at a time, where one costs `image_bytes` in copies.
 int64_t images_per_group(int64_t batch, int64_t image_bytes) {
-  return image_bytes == 0 ? batch : std::min(batch, std::max<int64_t>(1, kImageBytes / image_bytes));
+  return image_bytes == 0 ? batch : std::min(batch, std::max<int64_t>(1, limits().images / image_bytes));
 }
 
 // Calls body(first_image, num_images) for groups of images.
@@ -117,7 +99,8 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
                      const std::optional<Tensor>& mask, const std::optional<Tensor>& bias,
                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                      const std::vector<int64_t>& dilation, int64_t groups, int64_t offset_groups,
-                     bool channels_last) {
+                     bool channels_last, bool allow_tf32) {
+  const CurrentDevice device(input);
   const ConvGeometry g =
       checked_geometry(input, weight, offset, mask, stride, padding, dilation, groups, offset_groups);
   const int64_t batch = input.size(0), element = static_cast<int64_t>(input.element_size());
@@ -149,7 +132,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
     });
     return output;
   }
-  ColumnsForward convolution(dtype, g, weight, batch);
+  ColumnsForward convolution(dtype, g, weight, batch, allow_tf32);
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
     Tensor part = narrow(output, 0, first, count);
@@ -167,7 +150,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& offset,
     const std::optional<Tensor>& mask, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-    int64_t offset_groups, bool channels_last, bool need_input, bool need_weight, bool need_offset) {
+    int64_t offset_groups, bool channels_last, bool allow_tf32, bool need_input, bool need_weight,
+    bool need_offset, bool deterministic) {
+  const CurrentDevice device(input);
   const ConvGeometry g =
       checked_geometry(input, weight, offset, mask, stride, padding, dilation, groups, offset_groups);
   const int64_t batch = input.size(0), element = static_cast<int64_t>(input.element_size());
@@ -213,7 +198,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                                                                         images_per_group(batch, image_bytes))
                                                       : nullptr;
   std::optional<ColumnsBackward> columns_convolution;
-  if (!direct && batch > 0) columns_convolution.emplace(dtype, g, weight, batch, need_weight);
+  if (!direct && batch > 0)
+    columns_convolution.emplace(dtype, g, weight, batch,
+                                need_weight ? std::optional<Tensor>(grad_matrix) : std::nullopt, allow_tf32,
+                                deterministic);
 
   Tensor accumulator;  // of grad_input, one for all groups of images
   if (need_input && !accumulates_in_place)

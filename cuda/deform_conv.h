@@ -58,6 +58,12 @@ struct Source {
   FieldView offset, mask;
 };
 
+// How much memory, at most, the copies and buffers of a call should take.
+struct Limits {
+  int64_t columns, images;  // bytes: of columns, and of copied images with their float32 sums
+};
+Limits limits();
+
 // ---------------------------------------------------------------- columns
 
 // Forward: columns[g, p, k, c] = mask * bilinear(input at p, k moved by offset).
@@ -73,8 +79,27 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
 // rows[p, o] += bias[o].
 void add_bias(DType dtype, const void* bias, int64_t num_rows, int64_t num_columns, void* rows);
 
-// total[i] += part[i]; `total` has the accumulation type.
+// total[i] += part[i]; `total` has the accumulation type. For products that cannot add.
 void accumulate(DType dtype, const void* part, int64_t count, void* total);
+
+// Whether `scatter` adds to grad_input in the same order in every run. Where it does not, the same sums are
+// made in a fixed order on request: corner_keys, a stable sort of the keys, add_sorted.
+bool scatters_in_order();
+
+// For corner i of read r (pixel, then offset group, then tap), at 4 * r + i: which element of the map it
+// touches (offset group, then pixel of the group of images), and its weight, of the accumulation type.
+void corner_keys(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+                 int64_t num_images, int64_t* keys, void* weights);
+
+struct SortedCorners {
+  const int64_t* keys;   // sorted
+  const int64_t* order;  // order[i]: the corner that came i-th
+  const void* weights;   // by corner
+};
+
+// Backward of gather for the input alone, in a fixed order; added to grad_input.
+void add_sorted(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
+                int64_t num_images, const SortedCorners& corners, const void* grad_columns, void* grad_input);
 
 // ---------------------------------------------------------------- direct
 

@@ -138,6 +138,14 @@ void ReadSums::write(PixelRange pixels, const FieldView& grad_offset, const Fiel
 
 // ---------------------------------------------------------------- columns
 
+Limits limits() { return {int64_t{16} << 20, int64_t{16} << 20}; }
+
+// Always: no two threads add to one element. So what would sort is never called.
+bool scatters_in_order() { return true; }
+void corner_keys(DType, const ConvGeometry&, PixelRange, const Source&, int64_t, int64_t*, void*) {}
+void add_sorted(DType, const ConvGeometry&, PixelRange, const Source&, int64_t, const SortedCorners&,
+                const void*, void*) {}
+
 void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
             void* columns) {
   const std::vector<char> zeros = zero_row(geometry);

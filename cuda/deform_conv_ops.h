@@ -15,13 +15,14 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
                      const std::optional<Tensor>& mask, const std::optional<Tensor>& bias,
                      const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                      const std::vector<int64_t>& dilation, int64_t groups, int64_t offset_groups,
-                     bool channels_last);
+                     bool channels_last, bool allow_tf32);
 
 // (grad_input, grad_weight, grad_offset, grad_mask); one that is not needed has no elements.
 std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     const Tensor& grad_output, const Tensor& input, const Tensor& weight, const Tensor& offset,
     const std::optional<Tensor>& mask, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
-    int64_t offset_groups, bool channels_last, bool need_input, bool need_weight, bool need_offset);
+    int64_t offset_groups, bool channels_last, bool allow_tf32, bool need_input, bool need_weight,
+    bool need_offset, bool deterministic);
 
 }  // namespace segdcn

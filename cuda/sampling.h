@@ -25,6 +25,12 @@
 #define SEGDCN_HD inline __attribute__((always_inline))
 #endif
 
+#if defined(__CUDA_ARCH__)
+#define SEGDCN_UNROLL _Pragma("unroll")
+#else
+#define SEGDCN_UNROLL
+#endif
+
 namespace segdcn {
 
 // The reading position of tap index `tap` (row or column) at output index `out`.

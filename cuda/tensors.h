@@ -1,11 +1,14 @@
 // ATen calls and layouts on stable tensors.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace segdcn {
@@ -20,6 +23,15 @@ Tensor call(const char* name, const char* overload, const Args&... args) {
   std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The elements of a vector in ascending order, and where each was; equal ones keep their order.
+inline std::pair<Tensor, Tensor> sorted_stably(const Tensor& vector) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(vector), from(std::optional<bool>(true)), from(int64_t{0}),
+                                    from(false)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
 inline Tensor permuted(const Tensor& tensor, std::vector<int64_t> order) {
@@ -38,6 +50,19 @@ inline Tensor narrow(const Tensor& tensor, int64_t dim, int64_t start, int64_t l
   Tensor part = tensor;
   return torch::stable::narrow(part, dim, start, length);
 }
+
+// Makes a tensor's device the current one while it lives; the CPU's library has no need of it.
+class CurrentDevice {
+ public:
+#if defined(SEGDCN_CUDA)
+  explicit CurrentDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {}
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+#else
+  explicit CurrentDevice(const Tensor&) {}
+#endif
+};
 
 // NHWC memory of images [first, first + count): a view where the tensor is channels-last.
 inline Tensor nhwc_images(const Tensor& tensor, int64_t first, int64_t count) {

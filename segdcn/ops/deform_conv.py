@@ -93,7 +93,14 @@ def deform_conv2d(
         input.shape[1] // weight.shape[1],
         offset.shape[1] // (2 * taps),
         input.stride(1) == 1 and not input.is_contiguous(),
+        input.is_cuda and input.dtype == torch.float32 and _tf32_allowed(),
     )
+
+
+@torch.compiler.assume_constant_result  # what a compiled network was traced with stays
+def _tf32_allowed() -> bool:
+    """Whether float32 convolutions may round to TF32 (torch.backends.cudnn.conv.fp32_precision)."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
 
 
 def _by_definition(

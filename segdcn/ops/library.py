@@ -1,15 +1,17 @@
 """Find and load the operator libraries that cuda/build.py makes.
 
 Importing segdcn works without them; calling an operator then says how to build them.
+SEGDCN_LIBRARIES names another folder to load them from.
 """
 
+import os
 from pathlib import Path
 
 import torch
 
 from segdcn.errors import MissingLibraryError
 
-FOLDER = Path(__file__).resolve().parent.parent / "_lib"
+FOLDER = Path(os.environ.get("SEGDCN_LIBRARIES") or Path(__file__).resolve().parent.parent / "_lib")
 BUILD_COMMAND = "scripts/setup (or: pip install --no-build-isolation -e .)"
 
 

@@ -36,6 +36,7 @@ def _fake_forward(
     groups: int,
     offset_groups: int,
     channels_last: bool,
+    allow_tf32: bool,
 ) -> Tensor:
     # The offset has the size of the result; the kernels check that it is the convolution's.
     return _empty_image(input, [input.shape[0], weight.shape[0], *offset.shape[2:]], channels_last)
@@ -53,9 +54,11 @@ def _fake_backward(
     groups: int,
     offset_groups: int,
     channels_last: bool,
+    allow_tf32: bool,
     need_input: bool,
     need_weight: bool,
     need_offset: bool,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_input = _empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
     grad_weight = _empty_image(weight, list(weight.shape), True) if need_weight else input.new_empty(0)
@@ -87,6 +90,7 @@ def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
             need_input,
             need_weight,
             need_offset or need_mask,
+            torch.are_deterministic_algorithms_enabled(),
         )
     if need_bias:
         grad_bias = grad_output.sum((0, 2, 3))

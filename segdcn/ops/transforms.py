@@ -26,6 +26,7 @@ class Settings:
     groups: int
     offset_groups: int
     channels_last: bool
+    allow_tf32: bool
 
     def values(self) -> list:
         """Return them in the operators' order."""
@@ -52,8 +53,9 @@ def forward(*arguments: Any) -> Tensor:
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Call the backward operator, likewise."""
     if transforms_active():
-        *settings, need_input, need_weight, need_offset = arguments[5:]
-        return _Backward.apply(*arguments[:5], Settings(*settings), (need_input, need_weight, need_offset))
+        *settings, need_input, need_weight, need_offset, deterministic = arguments[5:]
+        needs = (need_input, need_weight, need_offset, deterministic)
+        return _Backward.apply(*arguments[:5], Settings(*settings), needs)
     return torch.ops.segdcn.deform_conv2d_backward(*arguments)
 
 
@@ -90,7 +92,7 @@ class _Backward(torch.autograd.Function):
         offset: Tensor,
         mask: Tensor | None,
         settings: Settings,
-        needs: tuple[bool, bool, bool],
+        needs: tuple[bool, bool, bool, bool],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return torch.ops.segdcn.deform_conv2d_backward(
             grad_output, input, weight, offset, mask, *settings.values(), *needs
@@ -143,7 +145,7 @@ def _vmap_forward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, i
 
 
 def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    *_, need_weight, _ = arguments
+    *_, need_weight, _, _ = arguments
     if in_dims[2] is not None or need_weight:  # a weight, or its gradient, each
         results = _one_by_one(torch.ops.segdcn.deform_conv2d_backward, info, in_dims, arguments)
         return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0, 0)

@@ -339,5 +339,16 @@ def test_the_registered_operator_is_safe_without_the_python_checks():
     tensors = random_tensors(AWKWARD)
     with pytest.raises(RuntimeError, match="segdcn.ops.deform_conv2d"):
         torch.ops.segdcn.deform_conv2d(
-            tensors.input, tensors.weight, tensors.offset[:, :12], None, None, [1, 1], [0, 0], [1, 1], 2, 3, False
+            tensors.input,
+            tensors.weight,
+            tensors.offset[:, :12],
+            None,
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            2,
+            3,
+            False,
+            False,
         )

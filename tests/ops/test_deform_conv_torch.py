@@ -50,14 +50,14 @@ def test_opcheck(device, channels_last, dtype):
         input = tensors.input.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = tensors.weight.requires_grad_(), tensors.bias.requires_grad_()
     settings = [list(v) for v in (AWKWARD.stride, AWKWARD.padding, AWKWARD.dilation)]
-    settings += [AWKWARD.groups, AWKWARD.offset_groups, channels_last]
+    settings += [AWKWARD.groups, AWKWARD.offset_groups, channels_last, False]
     # Two ways to the same bfloat16 gradients may round differently.
     tolerance = {} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2}
     torch.library.opcheck(torch.ops.segdcn.deform_conv2d, (input, weight, offset, mask, bias, *settings), **tolerance)
     with torch.no_grad():
         grad = torch.randn_like(torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings))
     detached = [t.detach() for t in (grad, input, weight, offset, mask)]
-    for needs in ([True, True, True], [False, True, False], [True, False, False]):
+    for needs in ([True, True, True, False], [False, True, False, True], [True, False, False, False]):
         torch.library.opcheck(torch.ops.segdcn.deform_conv2d_backward, (*detached, *settings, *needs), **tolerance)
 
 
