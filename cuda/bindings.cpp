@@ -13,10 +13,10 @@ std::string cpu_capability();  // deform_conv_cpu.cpp
 }
 
 STABLE_TORCH_LIBRARY(segdcn, library) {
-  // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type: float32,
-  // float64 for float64 input. `channels_last` is the layout of the results. `allow_tf32` and
-  // `deterministic` (sums in a fixed order) are torch's settings, which these libraries cannot
-  // ask for; the CPU multiplies exactly and in a fixed order anyway.
+  // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type (float32, float64
+  // for float64 input) or half precision. `channels_last` is the layout of the results. `allow_tf32`
+  // and `deterministic` (sums in a fixed order) are torch's settings, which these libraries cannot ask
+  // for; the CPU multiplies exactly and in a fixed order anyway.
   library.def(
       "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
       "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "

@@ -110,23 +110,24 @@ def emulated_library(torch: Path) -> Library:
 
 def cuda_library(torch: Path) -> Library | None:
     """Describe the CUDA library; None, with a word on why, where it cannot be built."""
-    reason = None
     toolkit = cuda_toolkit()
-    built_with = torch_cuda(torch)
+    headers = [*([toolkit / "include"] if toolkit else []), *torch.parent.glob("nvidia/*/include")]
+    cublas = next((folder for folder in headers if (folder / "cublas_v2.h").is_file()), None)
+    reason = None
     if os.environ.get("SEGDCN_CPU_ONLY", "0") not in ("", "0"):
         reason = "SEGDCN_CPU_ONLY is set"
-    elif built_with is None:
+    elif torch_cuda(torch) is None:
         reason = "this torch has no CUDA"
     elif toolkit is None:
         reason = "no CUDA toolkit was found (nvcc and libcudart.so; set CUDA_HOME)"
-    if reason is not None or toolkit is None:
+    elif cublas is None:
+        reason = (
+            f"cublas_v2.h is neither in {toolkit / 'include'} nor among nvidia's packages (pip install nvidia-cublas)"
+        )
+    if reason is not None or toolkit is None or cublas is None:
         print(f"segdcn: the CUDA library is left out: {reason}")
         return None
-    includes = [toolkit / "include", *torch.parent.glob("nvidia/cu*/include"), *torch.parent.glob("nvidia/*/include")]
-    where = next((folder for folder in includes if (folder / "cublas_v2.h").is_file()), None)
-    if where is None:
-        sys.exit(f"segdcn: cublas_v2.h is neither in {toolkit / 'include'} nor among nvidia's packages; install cuBLAS")
-    flags = ["-DSEGDCN_CUDA", "-DUSE_CUDA", *system_includes(toolkit / "include", where)]
+    flags = ["-DSEGDCN_CUDA", "-DUSE_CUDA", *system_includes(toolkit / "include", cublas)]
     host = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unused-parameter"]
     nvcc = [
         *(str(toolkit / "bin" / "nvcc"), "-ccbin", *cxx(), "-std=c++17", "-O3", "--extended-lambda"),

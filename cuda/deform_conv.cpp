@@ -38,15 +38,28 @@ ConvGeometry checked_geometry(const Tensor& input, const Tensor& weight, const T
                  dilation[0],    dilation[1],    groups,        offset_groups};
   STD_TORCH_CHECK(g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0 && g.taps() > 0,
                   hint);
+  // Positions are worked out in 32 bits.
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  for (int64_t size : {g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w,
+                       g.kernel_h, g.kernel_w, g.height, g.width})
+    STD_TORCH_CHECK(size <= most, hint);
   g.out_height = (g.height + 2 * g.padding_h - g.dilation_h * (g.kernel_h - 1) - 1) / g.stride_h + 1;
   g.out_width = (g.width + 2 * g.padding_w - g.dilation_w * (g.kernel_w - 1) - 1) / g.stride_w + 1;
+  const auto farthest = [](int64_t size, int64_t stride, int64_t padding, int64_t dilation, int64_t kernel) {
+    return std::max(padding, (size - 1) * stride + dilation * (kernel - 1));
+  };
+  const ScalarType exact = accumulation_dtype(input.scalar_type());
   const auto fits = [&](const Tensor& field, int64_t channels) {
+    const ScalarType dtype = field.scalar_type();
+    const bool half = dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
     return field.dim() == 4 && field.size(0) == input.size(0) && field.size(1) == channels &&
            field.size(2) == g.out_height && field.size(3) == g.out_width &&
-           field.scalar_type() == accumulation_dtype(input.scalar_type());
+           (dtype == exact || (half && exact == ScalarType::Float));
   };
   STD_TORCH_CHECK(g.channels > 0 && g.height > 0 && g.width > 0 && g.out_height > 0 && g.out_width > 0 &&
-                      g.height * g.width < std::numeric_limits<int32_t>::max() &&
+                      g.height * g.width < most &&
+                      farthest(g.out_height, g.stride_h, g.padding_h, g.dilation_h, g.kernel_h) <= most &&
+                      farthest(g.out_width, g.stride_w, g.padding_w, g.dilation_w, g.kernel_w) <= most &&
                       g.channels == weight.size(1) * groups && g.out_channels % groups == 0 &&
                       g.channels % offset_groups == 0 && weight.scalar_type() == input.scalar_type() &&
                       fits(offset, 2 * offset_groups * g.taps()) &&
@@ -57,16 +70,47 @@ ConvGeometry checked_geometry(const Tensor& input, const Tensor& weight, const T
 
 // ---------------------------------------------------------------- views
 
-FieldView field_view(const Tensor& field, int64_t first_image) {
+FieldView field_view(const Tensor& field) {
   FieldView view;
   for (int dim = 0; dim < 4; ++dim) view.stride[dim] = field.stride(dim);
-  view.data = static_cast<char*>(field.data_ptr()) +
-              first_image * view.stride[0] * static_cast<int64_t>(field.element_size());
+  view.data = field.data_ptr();
   return view;
 }
 
-FieldView field_view(const std::optional<Tensor>& field, int64_t first_image) {
-  return field ? field_view(*field, first_image) : FieldView{};
+// Some images of an offset or a mask, in the accumulation type: a copy of half-precision ones.
+class FieldImages {
+ public:
+  FieldImages(const std::optional<Tensor>& field, int64_t first, int64_t count, ScalarType exact) {
+    if (field) images_ = torch::stable::to(narrow(*field, 0, first, count), exact);
+  }
+  FieldView view() const { return images_ ? field_view(*images_) : FieldView{}; }
+
+ private:
+  std::optional<Tensor> images_;
+};
+
+// Where the gradient of some images of a field goes; `finish` rounds it to half precision where the field is.
+class GradientImages {
+ public:
+  GradientImages(const std::optional<Tensor>& gradient, int64_t first, int64_t count, ScalarType exact) {
+    if (!gradient) return;
+    target_ = narrow(*gradient, 0, first, count);
+    exact_ = gradient->scalar_type() == exact ? target_
+                                              : torch::stable::new_empty(*target_, target_->sizes(), exact);
+  }
+  FieldView view() const { return exact_ ? field_view(*exact_) : FieldView{}; }
+  void finish() {
+    if (target_ && target_->scalar_type() != exact_->scalar_type()) torch::stable::copy_(*target_, *exact_);
+  }
+
+ private:
+  std::optional<Tensor> target_, exact_;
+};
+
+// What a field costs per image in copies.
+int64_t field_bytes(const std::optional<Tensor>& field, ScalarType exact) {
+  if (!field || field->scalar_type() == exact || field->size(0) == 0) return 0;
+  return field->numel() / field->size(0) * 4;
 }
 
 DenseView dense_view(const Tensor& images, bool channels_last) { return {images.data_ptr(), channels_last}; }
@@ -104,7 +148,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
   const ConvGeometry g =
       checked_geometry(input, weight, offset, mask, stride, padding, dilation, groups, offset_groups);
   const int64_t batch = input.size(0), element = static_cast<int64_t>(input.element_size());
-  const ScalarType scalar = input.scalar_type();
+  const ScalarType scalar = input.scalar_type(), exact = accumulation_dtype(scalar);
   const DType dtype = kernel_dtype(scalar);
   STD_TORCH_CHECK(!bias || (bias->numel() == g.out_channels && bias->scalar_type() == scalar),
                   "segdcn::deform_conv2d: bias must be (O,) of the input's dtype");
@@ -117,17 +161,17 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
   const bool direct = computes_directly(dtype);
   const int64_t input_bytes = element * g.channels * g.height * g.width;
   const int64_t output_bytes = direct || channels_last ? 0 : element * g.out_channels * g.out_pixels();
-  const int64_t image_bytes = (is_nhwc(input) ? 0 : input_bytes) + output_bytes;
-  const auto source = [&](const Tensor& images, int64_t first) {
-    return Source{images.data_ptr(), field_view(offset, first), field_view(mask, first)};
-  };
+  const int64_t image_bytes = (is_nhwc(input) ? 0 : input_bytes) + output_bytes + field_bytes(offset, exact) +
+                              field_bytes(mask, exact);
 
   if (direct) {
     const Tensor dense = dense_weight(weight);
     const auto convolution = direct_forward(dtype, g, weight_view(dense));
     for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
       const Tensor images = nhwc_images(input, first, count);
-      convolution->run(source(images, first), count, dense_bias ? dense_bias->data_ptr() : nullptr,
+      const FieldImages offsets(offset, first, count, exact), masks(mask, first, count, exact);
+      const Source source{images.data_ptr(), offsets.view(), masks.view()};
+      convolution->run(source, count, dense_bias ? dense_bias->data_ptr() : nullptr,
                        dense_view(narrow(output, 0, first, count), channels_last));
     });
     return output;
@@ -138,7 +182,9 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& of
     Tensor part = narrow(output, 0, first, count);
     Tensor rows = channels_last ? permuted(part, {0, 2, 3, 1})
                                 : empty({count, g.out_height, g.out_width, g.out_channels}, scalar, input);
-    convolution.run(source(images, first), dense_bias ? dense_bias->data_ptr() : nullptr, rows);
+    const FieldImages offsets(offset, first, count, exact), masks(mask, first, count, exact);
+    const Source source{images.data_ptr(), offsets.view(), masks.view()};
+    convolution.run(source, dense_bias ? dense_bias->data_ptr() : nullptr, rows);
     if (!channels_last) torch::stable::copy_(part, permuted(rows, {0, 3, 1, 2}));
   });
   return output;
@@ -173,9 +219,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
   }
   if (need_offset) {
     const int64_t fields = g.offset_groups * g.taps();
-    grad_offset = empty_image({batch, 2 * fields, g.out_height, g.out_width}, channels_last, exact, input);
-    if (mask)
-      grad_mask = empty_image({batch, fields, g.out_height, g.out_width}, channels_last, exact, input);
+    const auto like = [&](const Tensor& field, int64_t channels) {
+      return empty_image({batch, channels, g.out_height, g.out_width}, channels_last, field.scalar_type(),
+                         input);
+    };
+    grad_offset = like(offset, 2 * fields);
+    if (mask) grad_mask = like(*mask, fields);
   }
   Tensor grad_matrix;  // (O, K, C/groups)
   if (need_weight) {
@@ -191,7 +240,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
       direct ? !is_nhwc(grad_output) && !is_nchw(grad_output) : !is_nhwc(grad_output);
   const int64_t image_bytes = (is_nhwc(input) ? 0 : element * input_elements) +
                               (need_input && !accumulates_in_place ? exact_bytes * input_elements : 0) +
-                              (copies_gradient ? element * g.out_channels * g.out_pixels() : 0);
+                              (copies_gradient ? element * g.out_channels * g.out_pixels() : 0) +
+                              2 * (field_bytes(offset, exact) + field_bytes(mask, exact));
+  const auto asked = [](bool needed, const Tensor& gradient) {
+    return needed ? std::optional<Tensor>(gradient) : std::nullopt;
+  };
 
   const Tensor dense = direct ? dense_weight(weight) : weight;
   const auto direct_convolution = direct && batch > 0 ? direct_backward(dtype, g, weight_view(dense),
@@ -199,8 +252,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                                                       : nullptr;
   std::optional<ColumnsBackward> columns_convolution;
   if (!direct && batch > 0)
-    columns_convolution.emplace(dtype, g, weight, batch,
-                                need_weight ? std::optional<Tensor>(grad_matrix) : std::nullopt, allow_tf32,
+    columns_convolution.emplace(dtype, g, weight, batch, asked(need_weight, grad_matrix), allow_tf32,
                                 deterministic);
 
   Tensor accumulator;  // of grad_input, one for all groups of images
@@ -208,7 +260,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
     accumulator = empty({images_per_group(batch, image_bytes), g.height, g.width, g.channels}, exact, input);
   for_each_image_group(batch, image_bytes, [&](int64_t first, int64_t count) {
     const Tensor images = nhwc_images(input, first, count);
-    const Source source{images.data_ptr(), field_view(offset, first), field_view(mask, first)};
+    const FieldImages offsets(offset, first, count, exact), masks(mask, first, count, exact);
+    const Source source{images.data_ptr(), offsets.view(), masks.view()};
+    GradientImages grad_offsets(asked(need_offset, grad_offset), first, count, exact);
+    GradientImages grad_masks(asked(need_offset && mask, grad_mask), first, count, exact);
     Tensor grad_images, grad_target;
     if (need_input) {
       grad_target = narrow(grad_input, 0, first, count);
@@ -217,9 +272,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
       torch::stable::zero_(grad_images);
     }
     GradientTargets targets{need_input ? grad_images.data_ptr() : nullptr,
-                            need_weight ? grad_matrix.data_ptr() : nullptr,
-                            need_offset ? field_view(grad_offset, first) : FieldView{},
-                            need_offset && mask ? field_view(grad_mask, first) : FieldView{}};
+                            need_weight ? grad_matrix.data_ptr() : nullptr, grad_offsets.view(),
+                            grad_masks.view()};
     if (direct) {
       Tensor grads = narrow(grad_output, 0, first, count);
       const bool nchw = !is_nhwc(grads) && is_nchw(grads);
@@ -231,6 +285,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward(
                                  {count * g.out_pixels(), g.out_channels});
       columns_convolution->run(source, rows, targets);
     }
+    grad_offsets.finish();
+    grad_masks.finish();
     if (need_input && !accumulates_in_place)
       torch::stable::copy_(grad_target, permuted(grad_images, {0, 3, 1, 2}));
   });

@@ -2,15 +2,23 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 namespace segdcn {
 namespace {
 
-// Items are taken from both ends in turn: a body that relied on their order would be found out.
+// Items are taken from both ends in turn, or with SEGDCN_EMULATED_ORDER=reversed the other way round: a body
+// that relied on their order would be found out.
 template <typename Visit>
 void each_item(int64_t items, const Visit& visit) {
-  for (int64_t i = 0; i < items; ++i) visit(i % 2 == 0 ? items - 1 - i / 2 : i / 2);
+  const char* order = std::getenv("SEGDCN_EMULATED_ORDER");
+  const bool reversed = order != nullptr && std::strcmp(order, "reversed") == 0;
+  for (int64_t step = 0; step < items; ++step) {
+    const int64_t i = reversed ? items - 1 - step : step;
+    visit(i % 2 == 0 ? items - 1 - i / 2 : i / 2);
+  }
 }
 
 template <typename Body>

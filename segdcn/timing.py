@@ -38,28 +38,36 @@ def alternate(
     Args:
         candidates: What to call, by name.
         rounds: How often each is timed, at least 2.
-        device: Where they compute; CUDA work is waited for.
+        device: Where they compute; on a GPU its own clock measures, from the call to the end of its work.
     """
-
-    def wait() -> None:
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    measure = _device_seconds if device is not None and device.type == "cuda" else _host_seconds
     for call in candidates.values():
-        call()
-    wait()
+        measure(call)
     for _ in range(rounds):
         for name, call in candidates.items():
-            start = time.perf_counter()
-            call()
-            wait()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(measure(call))
     timings = {}
     for name, values in seconds.items():
         lower, _, upper = quantiles(values, n=4)
         timings[name] = Timing(median(values), (upper - lower) / median(values))
     return timings
+
+
+def _host_seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _device_seconds(call: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:

@@ -1,6 +1,7 @@
 """What all tests share: where the reference data lies, and which skips are allowed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and library.cuda_problem is not None:
         pytest.skip("needs an NVIDIA GPU and the CUDA library")
     return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep float32 convolutions exact on a GPU, where torch rounds to TF32 unless told not to."""
+    if "cuda" not in request.keywords or not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
 
 
 _unexpected: list[str] = []

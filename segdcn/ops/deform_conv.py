@@ -80,12 +80,11 @@ def deform_conv2d(
     if transforms.forward_mode_active() and not torch.compiler.is_compiling():
         return _by_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     taps = kernel_size[0] * kernel_size[1]
-    exact = torch.float64 if input.dtype == torch.float64 else torch.float32
     return transforms.forward(
         input,
         weight,
-        offset.to(exact),
-        None if mask is None else mask.to(exact),
+        offset,
+        mask,
         bias,
         stride,
         padding,

@@ -2,6 +2,7 @@
 
 import json as json_module
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
@@ -160,12 +161,20 @@ def _candidates(
         OURS: lambda: step(lambda: deform_conv2d(x, o, w, None, 1, spread, spread, m), grad_last, leaves),
         PLAIN: lambda: step(lambda: F.conv2d(x, w, None, 1, spread, spread), grad_last, [x, w]),
     }
-    if dtype != torch.bfloat16:  # torchvision has none
-        theirs = prepare(torch.contiguous_format, image, offset.to(dtype), weight, mask.to(dtype))
-        tx, to, tw, tm = theirs
-        candidates[TORCHVISION] = lambda: step(
-            lambda: torchvision.ops.deform_conv2d(tx, to, tw, None, 1, spread, spread, tm), grad, theirs
-        )
+    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):  # as networks are trained with it
+        theirs = [*prepare(torch.contiguous_format, image, offset, weight, mask)]
+        autocast: AbstractContextManager = torch.autocast("cuda", dtype)
+    else:
+        theirs = [*prepare(torch.contiguous_format, image, offset.to(dtype), weight, mask.to(dtype))]
+        autocast = nullcontext()
+    tx, to, tw, tm = theirs
+
+    def torchvisions() -> torch.Tensor:
+        with autocast:
+            return torchvision.ops.deform_conv2d(tx, to, tw, None, 1, spread, spread, tm)
+
+    if device.type == "cuda" or dtype != torch.bfloat16:  # torchvision has none on the CPU
+        candidates[TORCHVISION] = lambda: step(torchvisions, grad, theirs)
     ours = (1, 1), (spread, spread), (spread, spread)
     candidates[REFERENCE] = lambda: step(
         lambda: reference.deform_conv2d(x.to(exact), o, w.to(exact), None, *ours, m).to(dtype), grad_last, leaves

@@ -550,6 +550,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file too")
     options = parser.parse_args()
 
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # or a GPU rounds float32 to TF32
+
     if options.only is not None:
         case = draw_case(options.seed, options.only)
         report = Report(options.seed)

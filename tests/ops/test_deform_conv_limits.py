@@ -10,6 +10,7 @@ import torch
 from geometry import AWKWARD, Geometry, random_tensors, relative_error
 
 from segdcn.ops import deform_conv2d, library, reference
+from segdcn.timing import peak_memory
 
 # ---------------------------------------------------------------- dtypes
 
@@ -42,6 +43,42 @@ def test_half_precision_takes_float32_offsets_and_masks(dtype, device):
     assert [grad.dtype for grad in grads] == [dtype, torch.float32, dtype, dtype, torch.float32]
     expected = mixed.map(lambda t: t.double()).call(reference.deform_conv2d, AWKWARD)
     assert relative_error(output, expected) < 1.6e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_offsets_and_masks_are_computed_in_float32(dtype, device):
+    tensors = random_tensors(AWKWARD, dtype=dtype).map(lambda t: t.to(device))
+    output, grads = tensors.gradients(deform_conv2d, AWKWARD)
+    assert [grad.dtype for grad in grads] == [dtype] * 5
+    expected, exact = tensors.map(lambda t: t.double()).gradients(reference.deform_conv2d, AWKWARD)
+    limit = 1.6e-2 if dtype == torch.bfloat16 else 2e-3
+    assert relative_error(output, expected) < limit
+    assert max(map(relative_error, grads, exact)) < limit
+
+
+@pytest.mark.parametrize("dtype,fields", [("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float32")])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_memory_does_not_grow_with_the_batch(dtype, fields, channels_last):
+    """Beyond inputs, outputs and gradients: copies are made for some images at a time."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    dtype, fields = getattr(torch, dtype), getattr(torch, fields)
+
+    def used(batch: int) -> float:
+        input = torch.randn(batch, 32, 64, 64, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+        offset = torch.randn(batch, 72, 64, 64, dtype=fields, requires_grad=True)
+        weight = torch.randn(32, 32, 3, 3, dtype=dtype, requires_grad=True)
+        mask = torch.rand(batch, 36, 64, 64, dtype=fields, requires_grad=True)
+        grad = torch.randn(batch, 32, 64, 64, dtype=dtype).contiguous(memory_format=layout)
+
+        def step():
+            output = deform_conv2d(input, offset, weight, padding=1, mask=mask)
+            return output.detach(), *torch.autograd.grad(output, [input, offset, weight, mask], grad)
+
+        step()
+        return peak_memory(step, torch.device("cpu")) / 2**20
+
+    assert used(32) < 64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
