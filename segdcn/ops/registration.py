@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
+from torch._library.autograd import Info, make_autograd_impl  # what torch.library.register_autograd uses
 
 from segdcn.ops import library, transforms
 from segdcn.ops.second_derivative import second_gradients
@@ -115,6 +116,21 @@ def gradients_of_gradients(ctx: Any, *grads: Tensor) -> tuple:
     return (*results, *[None] * len(ctx.settings))
 
 
+def _autograd_kernel(operator: str, backward: Callable, setup_context: Callable) -> Callable[..., Any]:
+    """Return what torch.library.register_autograd registers, which would drop tangents without a word."""
+    registered = make_autograd_impl(getattr(torch.ops.segdcn, operator).default, Info(backward, setup_context))
+
+    def kernel(keyset: DispatchKeySet, *arguments: Any) -> Any:
+        if transforms.carries_tangent(*(a for a in arguments if isinstance(a, Tensor))):
+            raise NotImplementedError(
+                f"torch.ops.segdcn.{operator} has no forward-mode derivative (jvp, jacfwd, dual numbers); "
+                "segdcn.ops.deform_conv2d has one"
+            )
+        return registered(keyset, *arguments)
+
+    return kernel
+
+
 def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
     key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
 
@@ -141,9 +157,11 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
 if _library is not None:
     torch.library.register_fake("segdcn::deform_conv2d", _fake_forward)
     torch.library.register_fake("segdcn::deform_conv2d_backward", _fake_backward)
-    torch.library.register_autograd("segdcn::deform_conv2d", first_gradients, setup_context=_save_for_backward)
-    torch.library.register_autograd(
-        "segdcn::deform_conv2d_backward", gradients_of_gradients, setup_context=_save_for_second_backward
-    )
+    for _operator, _backward, _setup_context in (
+        ("deform_conv2d", first_gradients, _save_for_backward),
+        ("deform_conv2d_backward", gradients_of_gradients, _save_for_second_backward),
+    ):
+        _kernel = _autograd_kernel(_operator, _backward, _setup_context)
+        _library.impl(_operator, _kernel, "Autograd", with_keyset=True)
     _library.impl("deform_conv2d", _autocast_kernel("cpu"), "AutocastCPU")
     _library.impl("deform_conv2d", _autocast_kernel("cuda"), "AutocastCUDA")

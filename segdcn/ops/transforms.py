@@ -38,9 +38,24 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def forward_mode_active() -> bool:
-    """Whether forward-mode derivatives (jvp, jacfwd, dual numbers) may be asked for."""
-    return forward_ad._current_level >= 0
+def forward_mode_active(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode derivatives (jvp, jacfwd, dual numbers) with respect to `tensors` may be asked for.
+
+    Outside torch.func's transforms and torch.compile the answer is exact: the level is the whole
+    process's, so that of another thread must not make the operator slow in this one.
+    """
+    if forward_ad._current_level < 0:
+        return False
+    if transforms_active() or torch.compiler.is_compiling():
+        return True
+    return carries_tangent(*tensors)
+
+
+def carries_tangent(*tensors: Tensor | None) -> bool:
+    """Whether one of the tensors is a dual number."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def forward(*arguments: Any) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from geometry import AWKWARD, Geometry, random_tensors, relative_error
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacrev, jvp, vjp, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from segdcn.ops import deform_conv2d, reference, second_derivative
 from segdcn.timing import peak_memory
@@ -193,6 +193,63 @@ def test_forward_mode_by_dual_numbers(device):
         tangent = forward_ad.unpack_dual(replace(tensors, weight=dual).call(deform_conv2d, TINY)).tangent.detach()
     ones = replace(tensors, weight=torch.ones_like(tensors.weight), bias=None)
     assert relative_error(tangent, ones.call(deform_conv2d, TINY).detach()) < 1e-12  # linear in the weight
+
+
+# Not ours: torch's compiler imports its C++ builder, which looks for nvcc and warns.
+@jit_warns
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("transform", ["jvp", "jacfwd", "dual numbers"])
+def test_forward_mode_compiles_and_is_right(backend, transform, device):
+    """A registered operator without a forward-mode derivative gives tangents of zero, not an error."""
+    torch._dynamo.reset()
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+
+    def derivative(input, operator):
+        function = lambda input: replace(tensors, input=input).call(operator, TINY)  # noqa: E731
+        match transform:
+            case "jvp":
+                return jvp(function, (input,), (input,))[1]
+            case "jacfwd":
+                return jacfwd(function)(input)
+            case "dual numbers":
+                with forward_ad.dual_level():
+                    return forward_ad.unpack_dual(function(forward_ad.make_dual(input, input))).tangent
+
+    compiled = torch.compile(partial(derivative, operator=deform_conv2d), backend=backend, fullgraph=True)
+    expected = derivative(tensors.input, reference.deform_conv2d)
+    assert expected.abs().sum() > 0
+    assert relative_error(compiled(tensors.input), expected) < 1e-12
+
+
+@jit_warns
+@pytest.mark.parametrize("operator", ["forward", "backward"])
+def test_the_registered_operators_refuse_tangents(operator, device):
+    """They have no forward-mode derivative; without an error the tangent would be zero."""
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    settings = (*[list(pair) for pair in TINY.settings.values()], TINY.groups, TINY.offset_groups, False, False)
+
+    def raw(input):
+        given = (tensors.weight, tensors.offset, tensors.mask, tensors.bias, *settings)
+        return torch.ops.segdcn.deform_conv2d(input, *given)
+
+    if operator == "forward":
+        with pytest.raises(NotImplementedError, match="segdcn.deform_conv2d has no forward-mode derivative"):
+            jvp(raw, (tensors.input,), (tensors.input,))
+        return
+    leaf = tensors.input.clone().requires_grad_()
+    output = raw(leaf)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="deform_conv2d_backward has no"):
+        torch.autograd.grad(output, leaf, forward_ad.make_dual(torch.ones_like(output), torch.ones_like(output)))
+
+
+def test_dual_numbers_elsewhere_leave_the_fast_path(device, monkeypatch):
+    """The level is the whole process's: another thread's, or one whose dual numbers do not come here."""
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    monkeypatch.setattr(reference, "deform_conv2d", None)
+    with forward_ad.dual_level():
+        tensors.call(deform_conv2d, TINY)
 
 
 @jit_warns
