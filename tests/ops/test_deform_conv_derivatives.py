@@ -101,6 +101,26 @@ def test_a_second_derivative_of_an_empty_batch(device):
     assert [g.shape for g in grads] == [t.shape for t in tensors.present()]
 
 
+@jit_warns
+@pytest.mark.parametrize("strided", ["sliced", "transposed"])
+def test_a_weight_whose_kernel_dimensions_cannot_be_merged(strided, device):
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    dense = tensors.weight
+    larger = dense.new_zeros(*dense.shape[:2], 4, 5)
+    larger[:, :, 1:3, 1:3] = dense
+    transposed = dense.transpose(2, 3).contiguous().transpose(2, 3)
+    weight = {"sliced": larger[:, :, 1:3, 1:3], "transposed": transposed}[strided]
+
+    def derivatives(weight):
+        leaf = tensors.input.clone().requires_grad_()
+        function = lambda input: replace(tensors, input=input, weight=weight).call(deform_conv2d, TINY)  # noqa: E731
+        (first,) = torch.autograd.grad(function(leaf).square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0], jvp(function, (leaf,), (leaf,))[1].detach()
+
+    for got, expected in zip(derivatives(weight), derivatives(dense), strict=True):
+        assert relative_error(got, expected) < 1e-12
+
+
 # ---------------------------------------------------------------- torch.func
 
 
