@@ -160,7 +160,7 @@ def _vmap_forward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, i
 
 
 def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    *_, need_weight, _, _ = arguments
+    *_, need_input, need_weight, need_offset, _ = arguments
     if in_dims[2] is not None or need_weight:  # a weight, or its gradient, each
         results = _one_by_one(torch.ops.segdcn.deform_conv2d_backward, info, in_dims, arguments)
         return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0, 0)
@@ -168,7 +168,11 @@ def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, t
     dims = [in_dims[0], in_dims[1], in_dims[3], in_dims[4]]
     grad_output, input, offset, mask = _fold(info, [grad_output, input, offset, mask], dims)
     results = torch.ops.segdcn.deform_conv2d_backward(grad_output, input, weight, offset, mask, *settings)
-    unfolded = [r.unflatten(0, (info.batch_size, -1)) if r.numel() else r.expand(info.batch_size, 0) for r in results]
+    given = (need_input, False, need_offset, need_offset and mask is not None)  # the others come without elements
+    unfolded = [
+        r.unflatten(0, (info.batch_size, -1)) if there else r.expand(info.batch_size, 0)
+        for r, there in zip(results, given, strict=True)
+    ]
     return tuple(unfolded), (0, 0, 0, 0)
 
 

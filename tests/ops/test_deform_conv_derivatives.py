@@ -175,6 +175,18 @@ def test_grad_of_every_sample(per_sample, argnums):
         assert relative_error(got, expected) < 1e-12
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("argnums", [(0,), (1,), (0, 1)])
+def test_grad_of_samples_that_are_empty_batches(argnums, masked, device):
+    geometry = replace(TINY, batch=0, masked=masked, biased=False)
+    tensors = random_tensors(geometry).map(lambda t: t.to(device))
+    many = [t.expand(3, *t.shape) if t.shape[0] == 0 else t for t in tensors.present()]
+    function = function_of(tensors, geometry)
+    dims = (0, 0, None, 0)[: len(many)]
+    grads = vmap(grad(lambda *args: function(*args).sum(), argnums), dims)(*many)
+    assert [g.shape for g in grads] == [many[i].shape for i in argnums]
+
+
 @jit_warns
 @pytest.mark.parametrize("transform", ["vjp", "jacrev", "jvp", "hessian", "grad of grad"])
 def test_other_transforms(transform, device):
