@@ -7,7 +7,7 @@ What torch has to know about the operator (gradients, shapes, autocast) is in
 import torch
 from torch import Tensor
 
-from segdcn.ops import library, reference, registration, transforms  # noqa: F401 (registers the operators)
+from segdcn.ops import autocast, library, reference, registration, transforms  # noqa: F401 (registers the operators)
 
 Pair = int | tuple[int, int] | list[int]
 
@@ -77,6 +77,9 @@ def deform_conv2d(
     _check_dtypes(input, offset, weight, bias, mask)
     library.require(input.device)
 
+    if autocast.enabled(input.device):
+        # Here and not only in the dispatcher, which torch.func and the definition come before.
+        input, weight, bias = autocast.cast(input.device.type, input, weight, bias)
     if transforms.forward_mode_active(input, offset, weight, bias, mask):
         return _by_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     taps = kernel_size[0] * kernel_size[1]
@@ -115,16 +118,17 @@ def _by_definition(
 ) -> Tensor:
     """Compute in plain torch, which has forward-mode derivatives."""
     exact = torch.float64 if input.dtype == torch.float64 else torch.float32
-    result = reference.deform_conv2d(
-        input.to(exact),
-        offset.to(exact),
-        weight.to(exact),
-        None if bias is None else bias.to(exact),
-        (stride[0], stride[1]),
-        (padding[0], padding[1]),
-        (dilation[0], dilation[1]),
-        None if mask is None else mask.to(exact),
-    )
+    with autocast.off(input.device):
+        result = reference.deform_conv2d(
+            input.to(exact),
+            offset.to(exact),
+            weight.to(exact),
+            None if bias is None else bias.to(exact),
+            (stride[0], stride[1]),
+            (padding[0], padding[1]),
+            (dilation[0], dilation[1]),
+            None if mask is None else mask.to(exact),
+        )
     return result.to(input.dtype)
 
 
@@ -225,9 +229,7 @@ def _check_dtypes(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | 
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if input.dtype not in known:
         raise ValueError(f"input has dtype {input.dtype}, but must be float16, bfloat16, float32 or float64")
-    device = input.device.type
-    autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
-    if not autocast or input.dtype == torch.float64:  # elsewhere autocast makes them equal
+    if not autocast.enabled(input.device) or input.dtype == torch.float64:  # elsewhere autocast makes them equal
         for name, tensor in {"weight": weight, "bias": bias}.items():
             if tensor is not None and tensor.dtype != input.dtype:
                 raise ValueError(f"{name} has dtype {tensor.dtype}, but input has {input.dtype}; convert one of them")

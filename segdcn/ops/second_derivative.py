@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from segdcn.ops import reference
+from segdcn.ops import autocast, reference
 
 # Elements of the columns (C * K * pixels) that are differentiated at a time. Autograd of the
 # definition holds about 70 tensors of that size: 75 MiB in float32.
@@ -106,4 +106,5 @@ def _second_vjp(
     def backward(grad_output: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         return vjp(forward, *leaves)[1](grad_output)
 
-    return vjp(backward, *arguments)[1](grads)
+    with autocast.off(arguments[0].device):
+        return vjp(backward, *arguments)[1](grads)
