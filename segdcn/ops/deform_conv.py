@@ -11,6 +11,8 @@ from segdcn.ops import autocast, library, reference, registration, transforms  #
 
 Pair = int | tuple[int, int] | list[int]
 
+LIMIT = 2**31 - 1  # positions and pixels of one image are counted in 32 bits
+
 
 def deform_conv2d(
     input: Tensor,
@@ -136,6 +138,8 @@ def _pair(name: str, value: Pair, minimum: int) -> list[int]:
     pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
+    if max(pair) > LIMIT:
+        raise ValueError(f"{name} is {value!r}, but must be at most {LIMIT}: positions are counted in 32 bits")
     return pair
 
 
@@ -206,10 +210,23 @@ def _check_output_size(
     dilation: list[int],
 ) -> None:
     """Check that offset has the batch and the size of the result."""
+    # Not while compiling, where they would narrow the sizes that a program is exported for;
+    # the kernels check the number of pixels again.
+    limited = not torch.compiler.is_compiling()
+    if limited and input.shape[2] * input.shape[3] >= LIMIT:
+        raise ValueError(
+            f"input has shape {tuple(input.shape)}, but height times width must be less than {LIMIT}: "
+            "the pixels of an image are counted in 32 bits"
+        )
     size = []
     for i in (0, 1):
         span = dilation[i] * (kernel_size[i] - 1) + 1
         length = input.shape[2 + i] + 2 * padding[i]
+        if limited and length > LIMIT:
+            raise ValueError(
+                f"padding {padding[i]} makes the input {length} pixels long in {('height', 'width')[i]}, but it may "
+                f"be at most {LIMIT}: positions are counted in 32 bits"
+            )
         if length < span:
             raise ValueError(
                 f"the kernel spans {span} pixels in {('height', 'width')[i]} (kernel {kernel_size[i]}, dilation "
