@@ -108,11 +108,13 @@ def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
 def _save_for_second_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     grad_output, input, weight, offset, mask, *ctx.settings = inputs
     ctx.save_for_backward(grad_output, input, weight, offset, mask)
+    ctx.set_materialize_grads(False)  # zeros for the whole batch, for each of the gradients not used
 
 
 def gradients_of_gradients(ctx: Any, *grads: Tensor) -> tuple:
     """Differentiate deform_conv2d_backward: one gradient, or None, for each of its arguments."""
-    results = second_gradients(grads, *ctx.saved_tensors, *ctx.settings[:3])
+    arguments = (*ctx.saved_tensors, *ctx.settings[:3], ctx.needs_input_grad[:5])
+    results = second_gradients(grads, *arguments)
     return (*results, *[None] * len(ctx.settings))
 
 
