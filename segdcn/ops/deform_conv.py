@@ -4,6 +4,8 @@ What torch has to know about the operator (gradients, shapes, autocast) is in
 `registration.py`, what it computes in `reference.py`, and how fast in cuda/.
 """
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -72,9 +74,9 @@ def deform_conv2d(
     Source: Dai et al. 2017, eq. 2; Zhu et al. 2018, eq. 1.
     """
     kernel_size = _check_shapes(input, offset, weight, bias, mask)
-    stride = _pair("stride", stride, minimum=1)
-    padding = _pair("padding", padding, minimum=0)
-    dilation = _pair("dilation", dilation, minimum=1)
+    stride = pair("stride", stride, minimum=1)
+    padding = pair("padding", padding, minimum=0)
+    dilation = pair("dilation", dilation, minimum=1)
     _check_output_size(input, offset, kernel_size, stride, padding, dilation)
     _check_dtypes(input, offset, weight, bias, mask)
     library.require(input.device)
@@ -134,13 +136,19 @@ def _by_definition(
     return result.to(input.dtype)
 
 
-def _pair(name: str, value: Pair, minimum: int) -> list[int]:
-    pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
+def pair(name: str, value: Pair, minimum: int) -> list[int]:
+    """Return [height, width] of a setting that may be one number, of any integral type.
+
+    Raises:
+        ValueError: It is no pair of whole numbers, or one is too small or too large.
+    """
+    items = list(value) if isinstance(value, (tuple, list)) else [value, value]
+    items = [v if isinstance(v, int) else operator.index(v) if hasattr(v, "__index__") else v for v in items]
+    if len(items) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
-    if max(pair) > LIMIT:
+    if max(items) > LIMIT:
         raise ValueError(f"{name} is {value!r}, but must be at most {LIMIT}: positions are counted in 32 bits")
-    return pair
+    return items
 
 
 def _check_shapes(
