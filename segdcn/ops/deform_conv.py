@@ -5,6 +5,7 @@ What torch has to know about the operator (gradients, shapes, autocast) is in
 """
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,12 +144,19 @@ def pair(name: str, value: Pair, minimum: int) -> list[int]:
         ValueError: It is no pair of whole numbers, or one is too small or too large.
     """
     items = list(value) if isinstance(value, (tuple, list)) else [value, value]
-    items = [v if isinstance(v, int) else operator.index(v) if hasattr(v, "__index__") else v for v in items]
+    items = [v if isinstance(v, int) else _whole(v) for v in items]
     if len(items) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
     if max(items) > LIMIT:
         raise ValueError(f"{name} is {value!r}, but must be at most {LIMIT}: positions are counted in 32 bits")
     return items
+
+
+def _whole(value: Any) -> Any:
+    try:
+        return operator.index(value)
+    except TypeError:  # no whole number; what is none stays, to be refused
+        return value
 
 
 def _check_shapes(

@@ -70,7 +70,15 @@ def test_any_integral_type_is_taken():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"kernel_size": 0}, {"kernel_size": (3, 3, 3)}, {"stride": True}, {"padding": 1.0}, {"dilation": -1}]
+    "settings",
+    [
+        {"kernel_size": 0},
+        {"kernel_size": (3, 3, 3)},
+        {"stride": True},
+        {"padding": np.True_},
+        {"padding": torch.ones(())},
+        {"dilation": -1},
+    ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(settings):
     (name,) = settings
