@@ -46,8 +46,8 @@ def deform_conv2d(
 
     Differentiable any number of times; from the second derivative on in plain torch, slowly,
     in memory that does not grow with the batch. torch.func's vmap, grad, vjp and jacrev work;
-    forward-mode derivatives (jvp, jacfwd, hessian) are computed in plain torch, with the
-    columns of the whole batch in memory.
+    forward-mode derivatives (jvp, jacfwd, hessian), compiled ones too, are computed in plain
+    torch, with the columns of the whole batch in memory.
 
     Args:
         input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A
@@ -68,8 +68,9 @@ def deform_conv2d(
         The result (B, O, Ho, Wo) of the input's dtype.
 
     Raises:
-        ValueError: A shape, dtype, device or setting does not fit. The message names the
-            argument, what it is and what it should be.
+        ValueError: A shape, dtype, device or setting does not fit, or is beyond what 32 bits
+            count: H*W, padded lengths, strides. The message names the argument, what it is
+            and what it should be.
         ImportError: The extension is not built; the message says how to build it.
 
     Source: Dai et al. 2017, eq. 2; Zhu et al. 2018, eq. 1.

@@ -1,8 +1,8 @@
 """torch.func on the operators: vmap rules, and grad, vjp and jacrev.
 
 What torch.library registers for autograd does not exist for torch.func (and jvp would silently
-give zeros), so under its transforms the operators go through the autograd Functions here, and
-forward-mode derivatives through the definition in plain torch.
+give zeros, were tangents not refused there), so under its transforms the operators go through the
+autograd Functions here, and forward-mode derivatives through the definition in plain torch.
 """
 
 from collections.abc import Callable
