@@ -4,12 +4,17 @@ What torch has to know about the operator (gradients, shapes, autocast) is in
 `registration.py`, what it computes in `reference.py`, and how fast in cuda/.
 """
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from segdcn.ops import library, reference, registration, transforms  # noqa: F401 (registers the operators)
+from segdcn.ops import autocast, library, reference, registration, transforms  # noqa: F401 (registers the operators)
 
 Pair = int | tuple[int, int] | list[int]
+
+LIMIT = 2**31 - 1  # positions and pixels of one image are counted in 32 bits
 
 
 def deform_conv2d(
@@ -41,8 +46,8 @@ def deform_conv2d(
 
     Differentiable any number of times; from the second derivative on in plain torch, slowly,
     in memory that does not grow with the batch. torch.func's vmap, grad, vjp and jacrev work;
-    forward-mode derivatives (jvp, jacfwd, hessian) are computed in plain torch, with the
-    columns of the whole batch in memory.
+    forward-mode derivatives (jvp, jacfwd, hessian), compiled ones too, are computed in plain
+    torch, with the columns of the whole batch in memory.
 
     Args:
         input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A
@@ -63,21 +68,25 @@ def deform_conv2d(
         The result (B, O, Ho, Wo) of the input's dtype.
 
     Raises:
-        ValueError: A shape, dtype, device or setting does not fit. The message names the
-            argument, what it is and what it should be.
+        ValueError: A shape, dtype, device or setting does not fit, or is beyond what 32 bits
+            count: H*W, padded lengths, strides. The message names the argument, what it is
+            and what it should be.
         ImportError: The extension is not built; the message says how to build it.
 
     Source: Dai et al. 2017, eq. 2; Zhu et al. 2018, eq. 1.
     """
     kernel_size = _check_shapes(input, offset, weight, bias, mask)
-    stride = _pair("stride", stride, minimum=1)
-    padding = _pair("padding", padding, minimum=0)
-    dilation = _pair("dilation", dilation, minimum=1)
+    stride = pair("stride", stride, minimum=1)
+    padding = pair("padding", padding, minimum=0)
+    dilation = pair("dilation", dilation, minimum=1)
     _check_output_size(input, offset, kernel_size, stride, padding, dilation)
     _check_dtypes(input, offset, weight, bias, mask)
     library.require(input.device)
 
-    if transforms.forward_mode_active() and not torch.compiler.is_compiling():
+    if autocast.enabled(input.device):
+        # Here and not only in the dispatcher, which torch.func and the definition come before.
+        input, weight, bias = autocast.cast(input.device.type, input, weight, bias)
+    if transforms.forward_mode_active(input, offset, weight, bias, mask):
         return _by_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     taps = kernel_size[0] * kernel_size[1]
     return transforms.forward(
@@ -114,24 +123,40 @@ def _by_definition(
 ) -> Tensor:
     """Compute in plain torch, which has forward-mode derivatives."""
     exact = torch.float64 if input.dtype == torch.float64 else torch.float32
-    result = reference.deform_conv2d(
-        input.to(exact),
-        offset.to(exact),
-        weight.to(exact),
-        None if bias is None else bias.to(exact),
-        (stride[0], stride[1]),
-        (padding[0], padding[1]),
-        (dilation[0], dilation[1]),
-        None if mask is None else mask.to(exact),
-    )
+    with autocast.off(input.device):
+        result = reference.deform_conv2d(
+            input.to(exact),
+            offset.to(exact),
+            weight.to(exact),
+            None if bias is None else bias.to(exact),
+            (stride[0], stride[1]),
+            (padding[0], padding[1]),
+            (dilation[0], dilation[1]),
+            None if mask is None else mask.to(exact),
+        )
     return result.to(input.dtype)
 
 
-def _pair(name: str, value: Pair, minimum: int) -> list[int]:
-    pair = list(value) if isinstance(value, (tuple, list)) else [value, value]
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
+def pair(name: str, value: Pair, minimum: int) -> list[int]:
+    """Return [height, width] of a setting that may be one number, of any integral type.
+
+    Raises:
+        ValueError: It is no pair of whole numbers, or one is too small or too large.
+    """
+    items = list(value) if isinstance(value, (tuple, list)) else [value, value]
+    items = [v if isinstance(v, int) else _whole(v) for v in items]
+    if len(items) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
-    return pair
+    if max(items) > LIMIT:
+        raise ValueError(f"{name} is {value!r}, but must be at most {LIMIT}: positions are counted in 32 bits")
+    return items
+
+
+def _whole(value: Any) -> Any:
+    try:
+        return operator.index(value)
+    except TypeError:  # no whole number; what is none stays, to be refused
+        return value
 
 
 def _check_shapes(
@@ -201,10 +226,23 @@ def _check_output_size(
     dilation: list[int],
 ) -> None:
     """Check that offset has the batch and the size of the result."""
+    # Not while compiling, where they would narrow the sizes that a program is exported for;
+    # the kernels check the number of pixels again.
+    limited = not torch.compiler.is_compiling()
+    if limited and input.shape[2] * input.shape[3] >= LIMIT:
+        raise ValueError(
+            f"input has shape {tuple(input.shape)}, but height times width must be less than {LIMIT}: "
+            "the pixels of an image are counted in 32 bits"
+        )
     size = []
     for i in (0, 1):
         span = dilation[i] * (kernel_size[i] - 1) + 1
         length = input.shape[2 + i] + 2 * padding[i]
+        if limited and length > LIMIT:
+            raise ValueError(
+                f"padding {padding[i]} makes the input {length} pixels long in {('height', 'width')[i]}, but it may "
+                f"be at most {LIMIT}: positions are counted in 32 bits"
+            )
         if length < span:
             raise ValueError(
                 f"the kernel spans {span} pixels in {('height', 'width')[i]} (kernel {kernel_size[i]}, dilation "
@@ -224,9 +262,7 @@ def _check_dtypes(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | 
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if input.dtype not in known:
         raise ValueError(f"input has dtype {input.dtype}, but must be float16, bfloat16, float32 or float64")
-    device = input.device.type
-    autocast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
-    if not autocast or input.dtype == torch.float64:  # elsewhere autocast makes them equal
+    if not autocast.enabled(input.device) or input.dtype == torch.float64:  # elsewhere autocast makes them equal
         for name, tensor in {"weight": weight, "bias": bias}.items():
             if tensor is not None and tensor.dtype != input.dtype:
                 raise ValueError(f"{name} has dtype {tensor.dtype}, but input has {input.dtype}; convert one of them")

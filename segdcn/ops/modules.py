@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segdcn.errors import UserValueError
-from segdcn.ops.deform_conv import deform_conv2d
+from segdcn.ops.deform_conv import Pair, deform_conv2d, pair
 
 
 class DeformConv2d(nn.Module):
@@ -15,6 +15,9 @@ class DeformConv2d(nn.Module):
     The twin of torchvision.ops.DeformConv2d: same arguments, attributes, parameters, start and
     state dict, so code written for it runs by changing the import. For a layer that predicts its
     own offsets see segdcn.layers.DeformableConv2d.
+
+    torch.jit.script does not take it: the operator's arguments are checked in Python, and torch
+    has deprecated TorchScript. Use torch.export or torch.compile.
 
     Args:
         in_channels: Channels C of the input.
@@ -33,17 +36,17 @@ class DeformConv2d(nn.Module):
         -> (B, O, Ho, Wo); see deform_conv2d.
 
     Raises:
-        UserValueError: The channels cannot be divided into `groups`; a ValueError.
+        ValueError: The channels cannot be divided into `groups`, or a setting does not fit.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -56,10 +59,10 @@ class DeformConv2d(nn.Module):
                 raise UserValueError(f"{name} is {channels}, but must be a multiple of groups, which is {groups}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
+        self.kernel_size = _pair("kernel_size", kernel_size, 1)
+        self.stride = _pair("stride", stride, 1)
+        self.padding = _pair("padding", padding, 0)
+        self.dilation = _pair("dilation", dilation, 1)
         self.groups = groups
         size = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
@@ -86,5 +89,6 @@ class DeformConv2d(nn.Module):
         return text + ("" if self.bias is not None else ", bias=False")
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
+    height, width = pair(name, value, minimum)
+    return height, width

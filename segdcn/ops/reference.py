@@ -77,7 +77,7 @@ def deform_conv2d(
 
     groups = channels // per_group
     stacked = stacked.view(batch, groups, per_group, kh * kw, out_height, out_width)
-    kernels = weight.view(groups, out_channels // groups, per_group, kh * kw)
+    kernels = weight.reshape(groups, out_channels // groups, per_group, kh * kw)
     output = torch.einsum("bgckhw,gock->bgohw", stacked, kernels)
     output = output.reshape(batch, out_channels, out_height, out_width)
     return output if bias is None else output + bias[None, :, None, None]

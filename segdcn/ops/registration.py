@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
 
-from segdcn.ops import library, transforms
+from segdcn.ops import autocast, library, transforms
 from segdcn.ops.second_derivative import second_gradients
 
 # Keeps the registrations alive; deleting a Library takes its kernels back.
@@ -107,12 +107,31 @@ def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
 def _save_for_second_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     grad_output, input, weight, offset, mask, *ctx.settings = inputs
     ctx.save_for_backward(grad_output, input, weight, offset, mask)
+    ctx.set_materialize_grads(False)  # zeros for the whole batch, for each of the gradients not used
 
 
 def gradients_of_gradients(ctx: Any, *grads: Tensor) -> tuple:
     """Differentiate deform_conv2d_backward: one gradient, or None, for each of its arguments."""
-    results = second_gradients(grads, *ctx.saved_tensors, *ctx.settings[:3])
+    arguments = (*ctx.saved_tensors, *ctx.settings[:3], ctx.needs_input_grad[:5])
+    results = second_gradients(grads, *arguments)
     return (*results, *[None] * len(ctx.settings))
+
+
+def _autograd_kernel(operator: str, backward: Callable, setup_context: Callable) -> Callable[..., Any]:
+    """Return what torch.library.register_autograd registers, which would drop tangents without a word."""
+    from torch._library.autograd import Info, make_autograd_impl  # what it uses itself
+
+    registered = make_autograd_impl(getattr(torch.ops.segdcn, operator).default, Info(backward, setup_context))
+
+    def kernel(keyset: DispatchKeySet, *arguments: Any) -> Any:
+        if transforms.carries_tangent(*(a for a in arguments if isinstance(a, Tensor))):
+            raise NotImplementedError(
+                f"torch.ops.segdcn.{operator} has no forward-mode derivative (jvp, jacfwd, dual numbers); "
+                "segdcn.ops.deform_conv2d has one"
+            )
+        return registered(keyset, *arguments)
+
+    return kernel
 
 
 def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
@@ -126,12 +145,7 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
         bias: Tensor | None,
         *settings: Any,
     ) -> Tensor:
-        # float64 stays, as in torch's own autocast; offsets and masks stay float32, because
-        # positions of 17 to 40 pixels in bfloat16 are off by up to 1/16 of a pixel.
-        dtype = torch.get_autocast_dtype(device_type)
-        if input.dtype != torch.float64:
-            input, weight = input.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
+        input, weight, bias = autocast.cast(device_type, input, weight, bias)
         with _ExcludeDispatchKeyGuard(key):
             return torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings)
 
@@ -141,9 +155,15 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
 if _library is not None:
     torch.library.register_fake("segdcn::deform_conv2d", _fake_forward)
     torch.library.register_fake("segdcn::deform_conv2d_backward", _fake_backward)
-    torch.library.register_autograd("segdcn::deform_conv2d", first_gradients, setup_context=_save_for_backward)
-    torch.library.register_autograd(
-        "segdcn::deform_conv2d_backward", gradients_of_gradients, setup_context=_save_for_second_backward
-    )
+    for _operator, _backward, _setup_context in (
+        ("deform_conv2d", first_gradients, _save_for_backward),
+        ("deform_conv2d_backward", gradients_of_gradients, _save_for_second_backward),
+    ):
+        try:
+            _kernel = _autograd_kernel(_operator, _backward, _setup_context)
+        except (ImportError, TypeError):  # another torch's insides: tangents of the raw operators are not refused
+            torch.library.register_autograd(f"segdcn::{_operator}", _backward, setup_context=_setup_context)
+        else:
+            _library.impl(_operator, _kernel, "Autograd", with_keyset=True)
     _library.impl("deform_conv2d", _autocast_kernel("cpu"), "AutocastCPU")
     _library.impl("deform_conv2d", _autocast_kernel("cuda"), "AutocastCUDA")

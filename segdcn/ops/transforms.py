@@ -1,8 +1,8 @@
 """torch.func on the operators: vmap rules, and grad, vjp and jacrev.
 
 What torch.library registers for autograd does not exist for torch.func (and jvp would silently
-give zeros), so under its transforms the operators go through the autograd Functions here, and
-forward-mode derivatives through the definition in plain torch.
+give zeros, were tangents not refused there), so under its transforms the operators go through the
+autograd Functions here, and forward-mode derivatives through the definition in plain torch.
 """
 
 from collections.abc import Callable
@@ -38,9 +38,24 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def forward_mode_active() -> bool:
-    """Whether forward-mode derivatives (jvp, jacfwd, dual numbers) may be asked for."""
-    return forward_ad._current_level >= 0
+def forward_mode_active(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode derivatives (jvp, jacfwd, dual numbers) with respect to `tensors` may be asked for.
+
+    Outside torch.func's transforms and torch.compile the answer is exact: the level is the whole
+    process's, so that of another thread must not make the operator slow in this one.
+    """
+    if forward_ad._current_level < 0:
+        return False
+    if transforms_active() or torch.compiler.is_compiling():
+        return True
+    return carries_tangent(*tensors)
+
+
+def carries_tangent(*tensors: Tensor | None) -> bool:
+    """Whether one of the tensors is a dual number."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def forward(*arguments: Any) -> Tensor:
@@ -145,7 +160,7 @@ def _vmap_forward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, i
 
 
 def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
-    *_, need_weight, _, _ = arguments
+    *_, need_input, need_weight, need_offset, _ = arguments
     if in_dims[2] is not None or need_weight:  # a weight, or its gradient, each
         results = _one_by_one(torch.ops.segdcn.deform_conv2d_backward, info, in_dims, arguments)
         return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0, 0)
@@ -153,7 +168,11 @@ def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, t
     dims = [in_dims[0], in_dims[1], in_dims[3], in_dims[4]]
     grad_output, input, offset, mask = _fold(info, [grad_output, input, offset, mask], dims)
     results = torch.ops.segdcn.deform_conv2d_backward(grad_output, input, weight, offset, mask, *settings)
-    unfolded = [r.unflatten(0, (info.batch_size, -1)) if r.numel() else r.expand(info.batch_size, 0) for r in results]
+    given = (need_input, False, need_offset, need_offset and mask is not None)  # the others come without elements
+    unfolded = [
+        r.unflatten(0, (info.batch_size, -1)) if there else r.expand(info.batch_size, 0)
+        for r, there in zip(results, given, strict=True)
+    ]
     return tuple(unfolded), (0, 0, 0, 0)
 
 

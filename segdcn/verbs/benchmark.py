@@ -1,6 +1,8 @@
 """`segdcn benchmark ...`: what things cost, measured on this machine."""
 
 import json as json_module
+import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
@@ -17,6 +19,7 @@ from rich.table import Table
 
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
+from segdcn.verbs.report_file import check_report_file
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
 # and many small maps.
@@ -47,11 +50,24 @@ class Size:
     def parse(cls, text: str) -> "Size":
         """Read B,C,H,W,O,dilation."""
         parts = text.replace(" ", "").split(",")
-        if len(parts) != 6 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        if len(parts) != 6 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise UserValueError(
                 f"size {text!r} is not B,C,H,W,O,dilation: six numbers of at least 1, such as {SIZES[0]}"
             )
-        return cls(*map(int, parts))
+        size = cls(*map(int, parts))
+        pixels = size.height * size.width
+        needed = 4 * (size.batch * pixels * (size.channels + 27 + size.out_channels) + size.weights)
+        if pixels >= 2**31 - 1 or needed > _memory():
+            raise UserValueError(
+                f"size {text!r} is too large: its tensors alone take {needed / 2**30:.0f} GiB, and "
+                f"this machine has {_memory() / 2**30:.0f}; an image has less than 2**31 - 1 pixels"
+            )
+        return size
+
+    @property
+    def weights(self) -> int:
+        """Elements of the weight."""
+        return 9 * self.channels * self.out_channels
 
 
 def ops(
@@ -87,12 +103,14 @@ def ops(
         json: Also write the figures, in seconds and bytes, to this file.
 
     Raises:
-        UserValueError: A size, a device or a number that does not fit.
+        UserValueError: A size, a device or a number that does not fit, or a file that cannot be written.
     """
     if rounds < 2 or (threads is not None and threads < 1):
         raise UserValueError(f"rounds is {rounds} and threads {threads}; at least 2 rounds and 1 thread are needed")
-    if json is not None and not Path(json).absolute().parent.is_dir():
-        raise UserValueError(f"json is {json}, but {Path(json).absolute().parent} is no folder; make it first")
+    if not sizes or not dtypes:
+        raise UserValueError(f"{'dtypes' if sizes else 'sizes'} is empty; name at least one, or leave it out")
+    if json is not None:
+        check_report_file(json)
     parsed = [Size.parse(size) for size in sizes]
     target = _device(device)
     if threads is not None:
@@ -102,16 +120,34 @@ def ops(
         task = progress.add_task("timing", total=len(parsed) * len(dtypes) * (1 + backward))
         for size, dtype, with_backward in product(parsed, dtypes, [False, True][: 1 + backward]):
             progress.update(task, description=f"{size} {dtype} {_direction(with_backward)}")
-            calls = _candidates(size, getattr(torch, dtype), target, with_backward)
-            calls = {name: call for name, call in calls.items() if name == OURS or name in candidates}
-            timings = alternate(calls, rounds, target)
-            memory = {name: peak_memory(call, target) for name, call in calls.items()}
+            try:
+                calls = _candidates(size, getattr(torch, dtype), target, with_backward)
+                calls = {name: call for name, call in calls.items() if name == OURS or name in candidates}
+                timings = alternate(calls, rounds, target)
+                memory = {name: peak_memory(call, target) for name, call in calls.items()}
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                raise UserValueError(f"size {size} in {dtype} does not fit into the memory of {target}") from error
             rows.append(_row(size, dtype, with_backward, timings, memory))
             progress.advance(task)
     where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
     Console().print(_table(rows), where)
     if json is not None:
         Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+
+
+def _memory() -> float:
+    """Return the bytes of this machine's memory; infinity where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no type for it.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _device(name: str) -> torch.device:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 import segdcn
-from segdcn.errors import UserValueError
+from segdcn.verbs.report_file import check_report_file
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -50,6 +50,10 @@ LIMITS = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
+# Environment variables that choose among what the CPU library has; cuda/README.md describes them.
+CHOICES = {"SEGDCN_CPU": ("baseline", "avx2", "avx512"), "SEGDCN_CPU_PATH": ("direct", "columns")}
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report; a note is worth knowing and needs no cure."""
@@ -76,8 +80,8 @@ def doctor(json: str | None = None) -> int:
     Raises:
         UserValueError: The file cannot be written there.
     """
-    if json is not None and (Path(json).is_dir() or not Path(json).absolute().parent.is_dir()):
-        raise UserValueError(f"json is {json}, but must be a file in a folder that exists")
+    if json is not None:
+        check_report_file(json)
     console = Console(highlight=False)
     report: dict[str, list[Finding]] = {}
     for title, (section, explanation) in SECTIONS.items():
@@ -119,6 +123,8 @@ def _findings(section: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _build_command() -> str:
+    if os.environ.get("SEGDCN_LIBRARIES"):
+        return "unset SEGDCN_LIBRARIES (the libraries are taken from that folder, and builds do not go there)"
     checkout = Path(segdcn.__file__).resolve().parents[1]
     if not (checkout / "cuda" / "build.py").is_file():
         return shlex.join([sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps", "segdcn"])
@@ -129,6 +135,8 @@ def _build_command() -> str:
 
 def _rebuild() -> str:
     """Say how to build anew; with the old library in its place the build finds nothing to do."""
+    if os.environ.get("SEGDCN_LIBRARIES"):
+        return _build_command()
     old = shlex.quote(str(Path(segdcn.__file__).resolve().parent / "_lib"))
     report = "if it stays, report it with the file of: segdcn doctor --json doctor.json"
     return f"rm -rf {old}; {_build_command()}; {report}"
@@ -174,14 +182,14 @@ def _package(name: str, required: "Requirement | None") -> Finding:
 
 
 def _compilers() -> Iterator[Finding]:
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
-    if shutil.which(command[0]) is not None:
-        yield Finding("C++", _answer([*command, "--version"]))
+    answer, problem = _compiler()
+    if not problem:
+        yield Finding("C++", answer)
     elif ops_problem is None and library.cpu_problem is None:
-        yield Finding("C++", f"{command[0]} not found; only building needs it", "note")
+        yield Finding("C++", f"{problem}; only building needs it", "note")
     else:
-        cure = "apt install g++ (or set CXX to your compiler)"
-        yield Finding("C++", f"{command[0]} not found; building the operators needs it", "problem", cure)
+        cure = "unset CXX (or set it to your compiler: export CXX=g++)" if "CXX" in os.environ else "apt install g++"
+        yield Finding("C++", f"{problem}; building the operators needs it", "problem", cure)
     home = os.environ.get("CUDA_HOME")
     nvcc = shutil.which("nvcc", path=f"{home}/bin" if home else None)
     if nvcc is not None:
@@ -189,6 +197,26 @@ def _compilers() -> Iterator[Finding]:
     else:
         where = f"{home}/bin (CUDA_HOME)" if home else "PATH"
         yield Finding("nvcc", f"not found in {where}; only building for GPUs needs it", "note")
+
+
+def _compiler() -> tuple[str, str]:
+    """Return what the C++ compiler says it is, and what keeps it from compiling, which is empty if nothing does."""
+    given = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(given) or ["g++"]
+    except ValueError as error:
+        return "", f"CXX is {given}, which is no command: {str(error).lower()}"
+    if shutil.which(command[0]) is None:
+        return "", f"{command[0]} not found"
+    try:
+        empty = [*command, "-x", "c++", "-fsyntax-only", os.devnull]
+        done = subprocess.run(empty, capture_output=True, text=True, errors="replace", timeout=20)
+        if done.returncode == 0:
+            return _answer([*command, "--version"]), ""
+        says = next(iter(done.stderr.splitlines()), f"exit code {done.returncode}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        says = _one_line(error)
+    return "", f"{shlex.join(command)} does not compile C++: {says}"
 
 
 def _answer(command: list[str], word: str = "") -> str:
@@ -212,6 +240,7 @@ def _libraries() -> Iterator[Finding]:
     if ops_problem is not None:  # most likely the library is older than the Python that registers its operators
         yield Finding("segdcn.ops", f"does not import: {ops_problem}", "problem", _rebuild())
         return
+    yield from _variables()
     for device, problem in {"cpu": library.cpu_problem, "cuda": library.cuda_problem}.items():
         path = library.FOLDER / f"segdcn_{device}.so"
         cure = _rebuild() if path.is_file() else _build_command()
@@ -223,8 +252,31 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(device, problem, "problem", f"on a machine with nvcc: {cure}")
         elif problem != library.cpu_problem:
             yield Finding(device, f"{problem}; not needed without a GPU", "note")
-    if library.cpu_problem is None:
+    if library.cpu_problem is None and not any(finding.status == "problem" for finding in _variables()):
         yield Finding("instruction set", torch.ops.segdcn.cpu_capability())
+
+
+def _variables() -> Iterator[Finding]:
+    """Tell which environment variables change what the libraries do, and which of them stop the operators."""
+    if os.environ.get("SEGDCN_LIBRARIES"):
+        yield Finding("SEGDCN_LIBRARIES", f"is set: the libraries come from {library.FOLDER}", "note")
+    for name, choices in CHOICES.items():
+        value, problem = os.environ.get(name), ""
+        if not value:
+            continue
+        if value not in choices:
+            problem = f"must be {', '.join(choices[:-1])} or {choices[-1]}"
+        elif name == "SEGDCN_CPU" and library.cpu_problem is None:
+            try:
+                torch.ops.segdcn.cpu_capability()
+            except RuntimeError:
+                problem = "this processor and this build do not offer it"
+        text = (
+            f"is {' '.join(value.split())}, but {problem}"
+            if problem
+            else f"is {value}; meant for comparing and testing"
+        )
+        yield Finding(name, text, "problem" if problem else "note", f"unset {name}" if problem else "")
 
 
 Case = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
@@ -259,6 +311,9 @@ OPERATORS: dict[str, Callable[[], Case]] = {"deform_conv2d": _deform_conv2d}
 def _self_test() -> Iterator[Finding]:
     if ops_problem is not None or library.cpu_problem is not None:
         yield Finding("not run", "the operators are not loaded", "note")
+        return
+    if wrong := [finding.name for finding in _variables() if finding.status == "problem"]:
+        yield Finding("not run", f"{wrong[0]} stops the operators", "note")
         return
     for device in ["cpu", "cuda"] if library.cuda_problem is None and torch.cuda.is_available() else ["cpu"]:
         for operator in OPERATORS:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from geometry import AWKWARD, Geometry, random_tensors, relative_error
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacrev, jvp, vjp, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from segdcn.ops import deform_conv2d, reference, second_derivative
 from segdcn.timing import peak_memory
@@ -95,10 +95,48 @@ def test_the_memory_of_a_second_derivative_does_not_grow_with_the_batch():
     assert peak_memory(second, torch.device("cpu")) < 110 * 2**20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_what_a_second_derivative_does_not_use_takes_no_memory():
+    """Zeros, copies in float32 and parts of 16 images would be 8 MiB each for the input, 5 for the offset."""
+    used = {}
+    for batch in (1, 16):
+        geometry = Geometry(batch, 32, 64, 64, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1)
+        tensors = random_tensors(geometry, dtype=torch.bfloat16)
+        tensors.weight.requires_grad_()
+        output = tensors.call(deform_conv2d, geometry)
+        grad_output = torch.randn_like(output).requires_grad_()
+        (first,) = torch.autograd.grad(output, tensors.weight, grad_output, create_graph=True)
+        second = partial(torch.autograd.grad, first, grad_output, torch.randn_like(first), retain_graph=True)
+        second()
+        used[batch] = peak_memory(second, torch.device("cpu")) / 2**20
+    assert max(used.values()) < 75
+    assert used[16] < used[1] + 12
+
+
 def test_a_second_derivative_of_an_empty_batch(device):
     tensors = random_tensors(replace(TINY, batch=0)).map(lambda t: t.to(device))
     grads = _gradient_penalty(tensors, TINY, deform_conv2d)
     assert [g.shape for g in grads] == [t.shape for t in tensors.present()]
+
+
+@jit_warns
+@pytest.mark.parametrize("strided", ["sliced", "transposed"])
+def test_a_weight_whose_kernel_dimensions_cannot_be_merged(strided, device):
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    dense = tensors.weight
+    larger = dense.new_zeros(*dense.shape[:2], 4, 5)
+    larger[:, :, 1:3, 1:3] = dense
+    transposed = dense.transpose(2, 3).contiguous().transpose(2, 3)
+    weight = {"sliced": larger[:, :, 1:3, 1:3], "transposed": transposed}[strided]
+
+    def derivatives(weight):
+        leaf = tensors.input.clone().requires_grad_()
+        function = lambda input: replace(tensors, input=input, weight=weight).call(deform_conv2d, TINY)  # noqa: E731
+        (first,) = torch.autograd.grad(function(leaf).square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), leaf)[0], jvp(function, (leaf,), (leaf,))[1].detach()
+
+    for got, expected in zip(derivatives(weight), derivatives(dense), strict=True):
+        assert relative_error(got, expected) < 1e-12
 
 
 # ---------------------------------------------------------------- torch.func
@@ -155,6 +193,18 @@ def test_grad_of_every_sample(per_sample, argnums):
         assert relative_error(got, expected) < 1e-12
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("argnums", [(0,), (1,), (0, 1)])
+def test_grad_of_samples_that_are_empty_batches(argnums, masked, device):
+    geometry = replace(TINY, batch=0, masked=masked, biased=False)
+    tensors = random_tensors(geometry).map(lambda t: t.to(device))
+    many = [t.expand(3, *t.shape) if t.shape[0] == 0 else t for t in tensors.present()]
+    function = function_of(tensors, geometry)
+    dims = (0, 0, None, 0)[: len(many)]
+    grads = vmap(grad(lambda *args: function(*args).sum(), argnums), dims)(*many)
+    assert [g.shape for g in grads] == [many[i].shape for i in argnums]
+
+
 @jit_warns
 @pytest.mark.parametrize("transform", ["vjp", "jacrev", "jvp", "hessian", "grad of grad"])
 def test_other_transforms(transform, device):
@@ -193,6 +243,63 @@ def test_forward_mode_by_dual_numbers(device):
         tangent = forward_ad.unpack_dual(replace(tensors, weight=dual).call(deform_conv2d, TINY)).tangent.detach()
     ones = replace(tensors, weight=torch.ones_like(tensors.weight), bias=None)
     assert relative_error(tangent, ones.call(deform_conv2d, TINY).detach()) < 1e-12  # linear in the weight
+
+
+# Not ours: torch's compiler imports its C++ builder, which looks for nvcc and warns.
+@jit_warns
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("transform", ["jvp", "jacfwd", "dual numbers"])
+def test_forward_mode_compiles_and_is_right(backend, transform, device):
+    """A registered operator without a forward-mode derivative gives tangents of zero, not an error."""
+    torch._dynamo.reset()
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+
+    def derivative(input, operator):
+        function = lambda input: replace(tensors, input=input).call(operator, TINY)  # noqa: E731
+        match transform:
+            case "jvp":
+                return jvp(function, (input,), (input,))[1]
+            case "jacfwd":
+                return jacfwd(function)(input)
+            case "dual numbers":
+                with forward_ad.dual_level():
+                    return forward_ad.unpack_dual(function(forward_ad.make_dual(input, input))).tangent
+
+    compiled = torch.compile(partial(derivative, operator=deform_conv2d), backend=backend, fullgraph=True)
+    expected = derivative(tensors.input, reference.deform_conv2d)
+    assert expected.abs().sum() > 0
+    assert relative_error(compiled(tensors.input), expected) < 1e-12
+
+
+@jit_warns
+@pytest.mark.parametrize("operator", ["forward", "backward"])
+def test_the_registered_operators_refuse_tangents(operator, device):
+    """They have no forward-mode derivative; without an error the tangent would be zero."""
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    settings = (*[list(pair) for pair in TINY.settings.values()], TINY.groups, TINY.offset_groups, False, False)
+
+    def raw(input):
+        given = (tensors.weight, tensors.offset, tensors.mask, tensors.bias, *settings)
+        return torch.ops.segdcn.deform_conv2d(input, *given)
+
+    if operator == "forward":
+        with pytest.raises(NotImplementedError, match="segdcn.deform_conv2d has no forward-mode derivative"):
+            jvp(raw, (tensors.input,), (tensors.input,))
+        return
+    leaf = tensors.input.clone().requires_grad_()
+    output = raw(leaf)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="deform_conv2d_backward has no"):
+        torch.autograd.grad(output, leaf, forward_ad.make_dual(torch.ones_like(output), torch.ones_like(output)))
+
+
+def test_dual_numbers_elsewhere_leave_the_fast_path(device, monkeypatch):
+    """The level is the whole process's: another thread's, or one whose dual numbers do not come here."""
+    tensors = random_tensors(TINY).map(lambda t: t.to(device))
+    monkeypatch.setattr(reference, "deform_conv2d", None)
+    with forward_ad.dual_level():
+        tensors.call(deform_conv2d, TINY)
 
 
 @jit_warns

@@ -355,6 +355,18 @@ _good = random_tensors(AWKWARD)
         ({"stride": (1, 2, 3)}, "stride is (1, 2, 3)"),
         ({"padding": -1}, "padding is -1"),
         ({"dilation": 1.5}, "dilation is 1.5"),
+        # Beyond what 32 bits count, where positions would wrap around into the image.
+        ({"stride": 2**31}, "stride is 2147483648, but must be at most 2147483647"),
+        ({"padding": (0, 2**32)}, "padding is (0, 4294967296), but must be at most"),
+        ({"padding": 2**70}, "padding is 1180591620717411303424, but must be at most"),
+        ({"dilation": (2**32, 1)}, "dilation is (4294967296, 1), but must be at most"),
+        ({"padding": (2**30, 0)}, "padding 1073741824 makes the input 2147483655 pixels long in height"),
+        ({"dilation": (2**30, 1), "padding": (2**30, 0)}, "padding 1073741824 makes the input"),
+        ({"dilation": (2**30, 1)}, "the kernel spans 2147483649 pixels in height"),
+        (
+            {"input": _good.input[:, :, :1, :1].expand(2, 12, 65536, 32768)},
+            "input has shape (2, 12, 65536, 32768), but height times width must be less than 2147483647",
+        ),
         ({"dilation": (9, 1)}, "the kernel spans 19 pixels in height"),
         ({"input": _good.input.int()}, "input has dtype torch.int32"),
         ({"weight": _good.weight.float()}, "weight has dtype torch.float32, but input has torch.float64"),
@@ -369,6 +381,15 @@ def test_what_does_not_fit_is_refused_by_name(changes, message):
         deform_conv2d(**_arguments(**changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_longest_padding_reads_where_it_should():
+    """Outermost taps of a kernel as wide as the padded input; the middle one reads the only pixel."""
+    reach = 2**30 - 1
+    input, offset = torch.full((1, 1, 1, 1), 5.0, dtype=torch.float64), torch.zeros(1, 18, 1, 1, dtype=torch.float64)
+    weight = torch.arange(1.0, 10, dtype=torch.float64).view(1, 1, 3, 3)
+    output = deform_conv2d(input, offset, weight, padding=reach, dilation=reach)
+    assert output.item() == 25
 
 
 def test_the_registered_operator_is_safe_without_the_python_checks():

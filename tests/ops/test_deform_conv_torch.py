@@ -113,6 +113,51 @@ def test_backward_inside_an_autocast_region_keeps_float32(device):
         assert torch.equal(got, expected)
 
 
+def test_a_second_derivative_inside_an_autocast_region_keeps_float32(device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+
+    def second(inside):
+        leaves = tensors.map(lambda t: t.clone().requires_grad_())
+        output = leaves.call(deform_conv2d, AWKWARD)
+        (first,) = torch.autograd.grad(output.square().sum(), leaves.input, create_graph=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=inside):
+            return torch.autograd.grad(first.square().sum(), [leaves.input, leaves.weight])
+
+    for got, expected in zip(second(True), second(False), strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("needed", ["input", "weight"])
+def test_torch_func_grad_under_autocast_is_autograds(needed, device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+
+        def loss(tensor):
+            return replace(tensors, **{needed: tensor}).call(deform_conv2d, AWKWARD).float().square().sum()
+
+        leaf = getattr(tensors, needed).clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(leaf), leaf)
+        got = torch.func.grad(loss)(leaf.detach())
+    assert got.dtype == torch.float32
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # not ours: jvp loads decompositions through torch.jit.script
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_jvp_under_autocast_gives_what_a_call_gives(given, device):
+    tensors = random_tensors(AWKWARD, dtype=torch.float32).map(lambda t: t.to(device))
+    input = tensors.input.to(given)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        function = lambda input: replace(tensors, input=input).call(deform_conv2d, AWKWARD)  # noqa: E731
+        output, tangent = torch.func.jvp(function, (input,), (input,))
+        plain = function(input)
+    assert output.dtype == tangent.dtype == plain.dtype == torch.bfloat16
+    # Of the same rounded arguments; what is left is one rounding of the result.
+    assert relative_error(output, plain) < 4e-3
+    linear = plain.float() - tensors.bias[:, None, None]  # the derivative along the input itself
+    assert relative_error(tangent, linear) < 1e-2
+
+
 # Not ours: torch's compiler imports its C++ builder, which looks for nvcc and warns.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")

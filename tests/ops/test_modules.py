@@ -2,11 +2,12 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
-from segdcn.ops import DeformConv2d
+from segdcn.ops import DeformConv2d, deform_conv2d
 
 Theirs = torchvision.ops.DeformConv2d
 CASES = [
@@ -58,3 +59,28 @@ def test_channels_that_do_not_divide_are_refused(channels, name):
 def test_device_and_dtype_are_taken():
     layer = DeformConv2d(4, 4, 3, device="meta", dtype=torch.bfloat16)
     assert layer.weight.device.type == "meta" and layer.weight.dtype == torch.bfloat16
+
+
+def test_any_integral_type_is_taken():
+    layer = DeformConv2d(4, 4, np.int64(3), padding=(np.int64(1),) * 2, stride=[np.int32(2), 1])
+    assert (layer.kernel_size, layer.padding, layer.stride) == ((3, 3), (1, 1), (2, 1))
+    assert repr(layer) == "DeformConv2d(4, 4, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1))"
+    output = deform_conv2d(torch.ones(1, 1, 1, 1), torch.zeros(1, 2, 3, 3), torch.ones(1, 1, 1, 1), padding=np.int64(1))
+    assert output.sum() == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 0},
+        {"kernel_size": (3, 3, 3)},
+        {"stride": True},
+        {"padding": np.True_},
+        {"padding": torch.ones(())},
+        {"dilation": -1},
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_by_name(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} is .*, but must be an int or"):
+        DeformConv2d(4, 4, **({"kernel_size": 3} | settings))

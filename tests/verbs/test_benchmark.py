@@ -7,6 +7,7 @@ import torch
 from segdcn.errors import UserValueError
 from segdcn.timing import alternate, peak_memory
 from segdcn.verbs import benchmark
+from segdcn.verbs.report_file import check_report_file
 
 TINY = "1,4,5,6,4,1"
 
@@ -42,12 +43,37 @@ def test_the_candidates_compute_the_same():
         ({"rounds": 1}, "at least 2 rounds"),
         ({"threads": 0}, "1 thread"),
         ({"device": "tpu"}, "must be cpu or cuda"),
-        ({"json": "nowhere/x.json"}, "is no folder"),
+        ({"json": "nowhere/x.json"}, "json is nowhere/x.json, but must be a file in a folder that exists"),
+        ({"json": "."}, "json is ., but must be a file in a folder"),
+        ({"json": "/proc/x.json"}, "json is /proc/x.json, but must be a file that can be written"),
+        ({"sizes": []}, "sizes is empty"),
+        ({"dtypes": []}, "dtypes is empty"),
+        ({"sizes": ["1,4,5,6,4,²"]}, "is not B,C,H,W,O,dilation"),
+        ({"sizes": ["1,1,65536,32768,1,1"]}, "is too large: .* less than 2..31 - 1 pixels"),
+        ({"sizes": [f"{10**9},{10**9},9,9,9,1"]}, "is too large: its tensors alone take"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_timed(settings, message):
     with pytest.raises(UserValueError, match=message):
         benchmark.ops(**settings)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+def test_memory_that_runs_out_is_named_with_the_size(error, monkeypatch):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr(benchmark, "alternate", exhausted)
+    with pytest.raises(UserValueError, match=f"size {TINY} in float32 does not fit into the memory of cpu"):
+        benchmark.ops(sizes=[TINY])
+
+
+def test_a_check_of_the_file_leaves_none_behind(tmp_path):
+    check_report_file(str(tmp_path / "new.json"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "old.json").write_text("old")
+    check_report_file(str(tmp_path / "old.json"))
+    assert (tmp_path / "old.json").read_text() == "old"
 
 
 def test_candidates_take_turns():

@@ -186,6 +186,49 @@ def test_a_compiler_is_needed_only_without_libraries(examine, monkeypatch):
     assert "g++" in found["compilers", "C++"]["cure"] and found["compilers", "nvcc"]["status"] == "note"
 
 
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [
+        ("surely-not-there", "surely-not-there not found"),
+        ('"x', 'CXX is "x, which is no command: no closing quotation'),
+        ("/bin/false", "/bin/false does not compile C++: exit code 1"),
+    ],
+)
+def test_a_compiler_that_cannot_compile_is_told_from_the_operators(examine, monkeypatch, compiler, says):
+    monkeypatch.setenv("CXX", compiler)
+    code, _, found = examine()
+    assert code == 0 and found["compilers", "C++"]["text"] == f"{says}; only building needs it"
+    monkeypatch.setattr(library, "cpu_problem", "segdcn_cpu.so does not exist")
+    code, _, found = examine()
+    assert code == 1 and found["compilers", "C++"]["text"] == f"{says}; building the operators needs it"
+    assert found["compilers", "C++"]["cure"].startswith("unset CXX")
+
+
+@pytest.mark.parametrize("name", ["SEGDCN_CPU", "SEGDCN_CPU_PATH"])
+def test_a_variable_that_stops_the_operators_is_to_be_unset(name):
+    command = [sys.executable, "-m", "segdcn", "doctor"]
+    done = subprocess.run(command, env=os.environ | {name: "foo\nbar"}, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == ""
+    assert f"problems: 1\n  {name}: is foo bar, but must be " in done.stdout
+    assert done.stdout.endswith(f"    cure: unset {name}\n")
+    assert ".cpp" not in done.stdout and f"not run  {name} stops the operators" in done.stdout
+
+
+def test_a_variable_that_chooses_what_is_there_is_a_note(examine, monkeypatch):
+    monkeypatch.setenv("SEGDCN_CPU_PATH", "columns")
+    code, _, found = examine()
+    assert code == 0 and found["libraries", "SEGDCN_CPU_PATH"]["status"] == "note"
+    assert found["self-test", "deform_conv2d float32 cpu"]["status"] == "ok"
+
+
+def test_an_empty_folder_of_libraries_is_to_be_unset(tmp_path):
+    command = [sys.executable, "-m", "segdcn", "doctor"]
+    environment = os.environ | {"SEGDCN_LIBRARIES": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and f"is set: the libraries come from {tmp_path}" in done.stdout
+    assert "cure: unset SEGDCN_LIBRARIES" in done.stdout and "rm -rf" not in done.stdout
+
+
 def test_a_check_that_fails_itself_is_a_problem_and_the_others_go_on(examine, monkeypatch):
     monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **kwargs: 1 / 0)
     code, _, found = examine()
