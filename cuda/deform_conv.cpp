@@ -81,7 +81,9 @@ FieldView field_view(const Tensor& field) {
 class FieldImages {
  public:
   FieldImages(const std::optional<Tensor>& field, int64_t first, int64_t count, ScalarType exact) {
-    if (field) images_ = torch::stable::to(narrow(*field, 0, first, count), exact);
+    if (!field) return;
+    const Tensor images = narrow(*field, 0, first, count);
+    images_ = images.scalar_type() == exact ? images : torch::stable::to(images, exact);
   }
   FieldView view() const { return images_ ? field_view(*images_) : FieldView{}; }
 

@@ -1,0 +1,34 @@
+"""Small calls of the operators that between them go through every loop, for checks that take long (valgrind)."""
+
+from dataclasses import replace
+
+import torch
+from geometry import AWKWARD, Geometry, random_tensors
+
+from segdcn.ops import deform_conv2d
+
+GEOMETRIES = [
+    AWKWARD,
+    replace(AWKWARD, channels=30, groups=1, height=11, width=13),
+    Geometry(3, 5, 6, 7, 9, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1),
+    Geometry(1, 70, 3, 3, 66, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1),  # a few pixels: no packed weight
+]
+
+
+def main() -> None:
+    """Run them all; the numbers are for other tests to judge."""
+    torch.set_num_threads(2)
+    print(torch.ops.segdcn.cpu_capability(), flush=True)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for geometry in GEOMETRIES:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                tensors = random_tensors(geometry, dtype=dtype)
+                tensors.input = tensors.input.contiguous(memory_format=layout)
+                tensors.offset.view(-1)[::17] = float("nan")
+                tensors.offset.view(-1)[5::23] = 1e9
+                tensors.gradients(deform_conv2d, geometry)
+        print(dtype, flush=True)
+
+
+if __name__ == "__main__":
+    main()
