@@ -11,6 +11,9 @@ from segdcn.ops import library
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# cuBLAS wants it for torch.use_deterministic_algorithms, before it is first used.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # In continuous integration every other skip is a failure: a test that silently stopped
 # running looks like one that passes.
 ALLOWED_SKIPS = ("needs an NVIDIA GPU",)

@@ -1,11 +1,15 @@
 """Small calls of the operators that between them go through every loop, for checks that take long (valgrind)."""
 
+import argparse
+import os
 from dataclasses import replace
 
 import torch
 from geometry import AWKWARD, Geometry, random_tensors
 
 from segdcn.ops import deform_conv2d
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for the fixed order
 
 GEOMETRIES = [
     AWKWARD,
@@ -17,8 +21,19 @@ GEOMETRIES = [
 
 def main() -> None:
     """Run them all; the numbers are for other tests to judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    device = torch.device(parser.parse_args().device)
     torch.set_num_threads(2)
     print(torch.ops.segdcn.cpu_capability(), flush=True)
+    orders = [False, True] if device.type == "cuda" else [False]
+    for fixed_order in orders:
+        torch.use_deterministic_algorithms(fixed_order)
+        run(device)
+
+
+def run(device: torch.device) -> None:
+    """Run every case in every dtype and layout."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         for geometry in GEOMETRIES:
             for layout in (torch.contiguous_format, torch.channels_last):
@@ -26,7 +41,7 @@ def main() -> None:
                 tensors.input = tensors.input.contiguous(memory_format=layout)
                 tensors.offset.view(-1)[::17] = float("nan")
                 tensors.offset.view(-1)[5::23] = 1e9
-                tensors.gradients(deform_conv2d, geometry)
+                tensors.map(lambda t: t.to(device)).gradients(deform_conv2d, geometry)
         print(dtype, flush=True)
 
 

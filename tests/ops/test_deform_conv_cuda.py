@@ -5,13 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from geometry import AWKWARD, Geometry, random_geometry, random_tensors, relative_error
+from geometry import AWKWARD, Geometry, Tensors, random_geometry, random_tensors, relative_error
 
 from segdcn.ops import deform_conv2d
 
 pytestmark = pytest.mark.cuda
 
 RESNET = Geometry(2, 64, 33, 33, 64, (3, 3), (1, 1), (2, 2), (2, 2), 1, 1)
+
+
+# 1.5 GB of columns and 150 MB of gradient sums in float32: tens of chunks, several groups of images.
+LARGE = Geometry(8, 512, 65, 65, 512, (3, 3), (1, 1), (2, 2), (2, 2), 1, 1)
+
+
+def everything(tensors: Tensors) -> list[torch.Tensor]:
+    """A result and its gradients."""
+    output, grads = tensors.gradients(deform_conv2d, LARGE)
+    return [output, *grads]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +63,9 @@ def test_every_width_of_vectors(dtype, channels, gpu):
     geometry = replace(RESNET, channels=channels)
     tensors = random_tensors(geometry, dtype=dtype).map(lambda t: t.to(gpu))
     expected, exact = tensors.map(lambda t: t.double()).gradients(deform_conv2d, geometry)
-    shifted = torch.empty(tensors.input.numel() + 1, dtype=dtype, device=gpu)[1:].view_as(tensors.input)
+    storage = torch.empty(tensors.input.numel() + 1, dtype=dtype, device=gpu)
+    batch, _, height, width = tensors.input.shape
+    shifted = storage[1:].view(batch, height, width, channels).permute(0, 3, 1, 2)  # NHWC, so it is not copied
     limit = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}[dtype]
     for input in (
         tensors.input,
@@ -72,16 +84,16 @@ def test_float32_follows_the_setting_for_convolutions(gpu):
     for precision in ("ieee", "tf32"):
         torch.backends.cudnn.conv.fp32_precision = precision
         errors[precision] = relative_error(tensors.call(deform_conv2d, RESNET), exact)
-    assert errors["ieee"] < 1e-6
+    assert errors["ieee"] < 3e-6  # most of it from positions in float32
     assert 1e-5 < errors["tf32"] < 2e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_under_deterministic_algorithms(dtype, gpu, deterministic):
-    tensors = random_tensors(RESNET, dtype=dtype).map(lambda t: t.to(gpu))
-    output, grads = tensors.gradients(deform_conv2d, RESNET)
-    for _ in range(5):
-        again, more = tensors.gradients(deform_conv2d, RESNET)
+    tensors = random_tensors(LARGE, dtype=dtype).map(lambda t: t.to(gpu))
+    output, grads = tensors.gradients(deform_conv2d, LARGE)
+    for _ in range(3):
+        again, more = tensors.gradients(deform_conv2d, LARGE)
         assert torch.equal(output, again)
         assert all(map(torch.equal, grads, more))
 
@@ -126,18 +138,27 @@ def test_it_can_be_captured_in_a_graph(fixed_order, gpu):
 
 
 def test_two_streams_do_not_disturb_each_other(gpu):
-    jobs = [random_tensors(RESNET, seed, dtype=torch.float32).map(lambda t: t.to(gpu)) for seed in (0, 1)]
-    expected = [job.call(deform_conv2d, RESNET) for job in jobs]
+    """Of several chunks and groups of images each, forward and backward."""
+    jobs = [random_tensors(LARGE, seed, dtype=torch.float32).map(lambda t: t.to(gpu)) for seed in (0, 1)]
+    expected = [everything(job) for job in jobs]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in jobs]
-    results: list[list[torch.Tensor]] = [[], []]
-    for _ in range(20):
+    results: list[list[list[torch.Tensor]]] = [[], []]
+    for _ in range(4):
         for job, stream, result in zip(jobs, streams, results, strict=True):
             with torch.cuda.stream(stream):
-                result.append(job.call(deform_conv2d, RESNET))
+                result.append(everything(job))
     torch.cuda.synchronize()
     for result, right in zip(results, expected, strict=True):
-        assert all(torch.equal(r, right) for r in result)
+        for got in result:
+            assert max(map(relative_error, got, right)) < 1e-5
+
+
+def test_chunks_and_groups_of_images_change_nothing_at_a_size_of_networks(gpu):
+    """bfloat16 beside float64, which go through other numbers of chunks and groups."""
+    tensors = random_tensors(LARGE, dtype=torch.bfloat16).map(lambda t: t.to(gpu))
+    got, exact = everything(tensors), everything(tensors.map(lambda t: t.double()))
+    assert max(map(relative_error, got, exact)) < 2e-2
 
 
 def test_it_does_not_wait_for_the_gpu(gpu):

@@ -181,7 +181,10 @@ def test_gradients_of_more_elements_than_32_bits_count():
     torch.testing.assert_close(offset.grad[1, 0, 3, 3], slope)
 
 
-def test_results_repeat_bit_for_bit(device):
+def test_results_repeat_bit_for_bit(device, request):
+    if device.type == "cuda":  # there on request only
+        torch.use_deterministic_algorithms(True)
+        request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     geometry = Geometry(3, 96, 33, 17, 32, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, masked=True, biased=True)
     tensors = random_tensors(geometry, dtype=torch.float32).map(lambda t: t.to(device))
     first, first_grads = tensors.gradients(deform_conv2d, geometry)
