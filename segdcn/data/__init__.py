@@ -1,13 +1,17 @@
 """Data sets: one class each, see `segdcn.data.base.SegmentationData`."""
 
 from segdcn.data.base import Sample, SegmentationData, SegmentationDataset
+from segdcn.data.cityscapes import Cityscapes
+from segdcn.data.folder import Folder
 from segdcn.data.loading import EpochSampler, original_message
 from segdcn.data.shapes import Shapes
 from segdcn.data.voc import VOC
 
 __all__ = [
     "VOC",
+    "Cityscapes",
     "EpochSampler",
+    "Folder",
     "Sample",
     "SegmentationData",
     "SegmentationDataset",

@@ -7,7 +7,7 @@ classes and colours and lists its files; everything else is here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,9 +84,9 @@ class SegmentationData(pl.LightningDataModule):
         eval_limit: Validate and test on the first n samples only; null takes all.
     """
 
-    class_names: ClassVar[tuple[str, ...]]
-    palette: ClassVar[tuple[tuple[int, int, int], ...]]
-    ignore_index: ClassVar[int] = IGNORE_INDEX
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int = IGNORE_INDEX
 
     def __init__(
         self,

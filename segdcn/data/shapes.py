@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -40,9 +40,9 @@ class Shapes(VOC):
     Args and batches are those of `SegmentationData`.
     """
 
-    class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES
-    palette: ClassVar[tuple[tuple[int, int, int], ...]] = PALETTE
-    image_suffix: ClassVar[str] = ".png"
+    class_names: tuple[str, ...] = CLASS_NAMES
+    palette: tuple[tuple[int, int, int], ...] = PALETTE
+    image_suffix: str = ".png"
 
     def list_samples(self, split: str) -> list[Sample]:
         """List the names of a split, after a look at the record that `make` writes last."""

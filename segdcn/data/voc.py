@@ -1,7 +1,5 @@
 """PASCAL VOC 2012 (Everingham et al. 2015), and any data set stored in its layout."""
 
-from typing import ClassVar
-
 from segdcn.data.base import Sample, SegmentationData
 from segdcn.errors import MissingFileError
 
@@ -16,7 +14,7 @@ class VOC(SegmentationData):
     Args and batches are those of `SegmentationData`.
     """
 
-    class_names: ClassVar[tuple[str, ...]] = (
+    class_names: tuple[str, ...] = (
         "background",
         "aeroplane",
         "bicycle",
@@ -39,7 +37,7 @@ class VOC(SegmentationData):
         "train",
         "tvmonitor",
     )
-    palette: ClassVar[tuple[tuple[int, int, int], ...]] = (
+    palette: tuple[tuple[int, int, int], ...] = (
         (0, 0, 0),
         (128, 0, 0),
         (0, 128, 0),
@@ -62,7 +60,7 @@ class VOC(SegmentationData):
         (128, 192, 0),
         (0, 64, 128),
     )
-    image_suffix: ClassVar[str] = ".jpg"
+    image_suffix: str = ".jpg"
 
     def list_samples(self, split: str) -> list[Sample]:
         """List the names in `ImageSets/Segmentation/<split>.txt`."""
