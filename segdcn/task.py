@@ -43,6 +43,11 @@ class SegmentationTask(LightningModule):
         offset_groups: Channel groups with offsets of their own; 1 is the paper's.
         dilation: Dilation of the last stage's 3x3 convolutions in place of what the output
             stride asks for (the paper's table 3); null leaves it.
+        loss: Weight of each part of the training loss: cross_entropy, ohem, focal, dice, lovasz,
+            boundary (`segdcn.losses`); null is cross_entropy alone, which `val/loss` always is.
+        class_weights: N numbers: how much a pixel counts in `cross_entropy`, by its class; null is 1
+            for all.
+        label_smoothing: Share of each label that `cross_entropy` spreads over all classes.
         optimizer: `sgd` or `adamw`.
         lr: Learning rate of the head after warm-up.
         momentum: Momentum of SGD, first beta of AdamW.
@@ -73,6 +78,9 @@ class SegmentationTask(LightningModule):
         modulated: bool = True,
         offset_groups: int = 1,
         dilation: int | None = None,
+        loss: dict[str, float] | None = None,
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
         optimizer: optim.OptimizerName = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -91,6 +99,10 @@ class SegmentationTask(LightningModule):
         self.class_names = class_names or [f"class {index}" for index in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
+
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise UserValueError(f"{len(class_weights)} class_weights for {num_classes} classes; give one for each")
+        self.loss = losses.WeightedLoss(loss or {"cross_entropy": 1.0}, class_weights, label_smoothing)
 
         self.network = build_deeplab(
             architecture=architecture,
@@ -158,7 +170,7 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        loss = losses.cross_entropy(self(batch["image"]), batch["labels"])
+        loss = self.loss(self(batch["image"]), batch["labels"])
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss
 
