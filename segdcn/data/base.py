@@ -150,6 +150,15 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(f"{sample.name} has no instance map; {self.root} holds only class labels")
         return read_id_map(sample.instances)
 
+    def label_files(self, folder: Path) -> dict[str, Path]:
+        """Find the label PNGs below a folder, by the name of their sample; for scoring without images."""
+        return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.png"))}
+
+    @property
+    def categories(self) -> dict[str, list[int]]:
+        """Groups of classes that are scored together too, by name; none here."""
+        return {}
+
     # From splits to samples
 
     def samples(self, split: str) -> list[Sample]:

@@ -141,6 +141,20 @@ class Cityscapes(SegmentationData):
         ids = super().read_instances(sample)
         return np.where(ids >= 1000, ids, 0)
 
+    def label_files(self, folder: Path) -> dict[str, Path]:
+        """Find the labelIds below a folder, by frame; predictions may be called `<frame>*.png`."""
+        end = "_gtFine_labelIds.png"
+        fine = {path.name.removesuffix(end): path for path in sorted(folder.rglob(f"*{end}"))}
+        return fine or {path.stem: path for path in sorted(folder.rglob("*.png"))}
+
+    @property
+    def categories(self) -> dict[str, list[int]]:
+        """The seven categories of the official evaluation."""
+        grouped: dict[str, list[int]] = {}
+        for index, label in enumerate(CLASSES):
+            grouped.setdefault(label.category, []).append(index)
+        return grouped
+
     def _folder(self, name: str) -> Path:
         folder = self.root / name
         if folder.is_dir():

@@ -14,47 +14,80 @@ class ConfusionMatrix(nn.Module):
     images: integers make it exact, and the same on any number of processes.
 
     A class that occurs neither in the labels nor in the predictions has no IoU: it is NaN
-    in `iou()` and left out of `mean_iou()`.
+    in `iou()` and left out of `mean_iou()`. A prediction of 255, which is no class, counts as
+    missing the label's class, as in the official evaluation of Cityscapes.
 
     Args:
         num_classes: N; labels and predictions lie in [0, N), 255 in the labels is ignored.
     """
 
     matrix: Tensor
+    missed: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         # Not persistent: a checkpoint holds what was learnt, not half an evaluation.
         self.register_buffer("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), persistent=False)
+        self.register_buffer("missed", torch.zeros(num_classes, dtype=torch.int64), persistent=False)
 
     def reset(self) -> None:
         """Set all counts to zero."""
         self.matrix.zero_()
+        self.missed.zero_()
 
     @torch.no_grad()
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Add one batch.
 
         Args:
-            predictions: Class indices of any shape, as from `logits.argmax(1)`.
+            predictions: Class indices of any shape, as from `logits.argmax(1)`; 255 is none.
             labels: Class indices of the same shape; 255 is ignored.
         """
+        n = self.num_classes
         counted = labels != IGNORE
-        pairs = labels[counted].long() * self.num_classes + predictions[counted].long()
-        counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        self.matrix += counts.view(self.num_classes, self.num_classes).to(self.matrix.device)
+        labels, predictions = labels[counted].long(), predictions[counted].long()
+        # One more column for what is predicted to be no class.
+        pairs = labels * (n + 1) + predictions.where(predictions != IGNORE, n)
+        counts = torch.bincount(pairs, minlength=n * (n + 1)).view(n, n + 1).to(self.matrix.device)
+        self.matrix += counts[:, :n]
+        self.missed += counts[:, n]
 
     def sync(self) -> None:
         """Sum the counts of all processes; call once, after the last batch."""
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.matrix)
+            dist.all_reduce(self.missed)
 
     def iou(self) -> Tensor:
         """Intersection over union of every class, (N,) float64, NaN where a class does not occur."""
-        intersection = self.matrix.diagonal()
-        union = self.matrix.sum(0) + self.matrix.sum(1) - intersection
-        return intersection.double() / union  # 0/0 is NaN: in neither labels nor predictions
+        intersection, union = self._overlap(torch.eye(self.num_classes, device=self.matrix.device))
+        return intersection / union  # 0/0 is NaN: in neither labels nor predictions
+
+    def dice(self) -> Tensor:
+        """Dice coefficient (F1 of pixels) of every class, (N,) float64, NaN where a class does not occur."""
+        intersection, union = self._overlap(torch.eye(self.num_classes, device=self.matrix.device))
+        return 2 * intersection / (intersection + union)
+
+    def group_iou(self, groups: Tensor) -> Tensor:
+        """IoU of groups of classes, in which a class taken for another of its group is right.
+
+        Args:
+            groups: (M, N), not 0 where class n belongs to group m.
+
+        Returns:
+            (M,) float64.
+        """
+        intersection, union = self._overlap(groups)
+        return intersection / union
+
+    def _overlap(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Intersection and union of groups (M, N) of classes, in pixels, float64 (exact below 2^53)."""
+        groups, matrix = (groups != 0).double(), self.matrix.double()
+        labelled = groups @ (matrix.sum(1) + self.missed)
+        predicted = groups @ matrix.sum(0)
+        intersection = ((groups @ matrix) * groups).sum(1)
+        return intersection, labelled + predicted - intersection
 
     def mean_iou(self) -> Tensor:
         """Mean of `iou()` over the classes that occur, a float64 scalar; NaN if none does."""
@@ -62,4 +95,4 @@ class ConfusionMatrix(nn.Module):
 
     def pixel_accuracy(self) -> Tensor:
         """Share of counted pixels predicted right, a float64 scalar; NaN if none was counted."""
-        return self.matrix.trace().double() / self.matrix.sum()
+        return self.matrix.trace().double() / (self.matrix.sum() + self.missed.sum())

@@ -1,0 +1,53 @@
+"""From a data YAML to its data set, for verbs that are not training."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segdcn.data.base import SegmentationData
+from segdcn.errors import MissingFileError, UserValueError
+
+
+def load_data(description: str, **overrides: Any) -> SegmentationData:
+    """Build the data set that a YAML such as configs/data/voc.yaml describes.
+
+    Args:
+        description: The file: `class_path` and `init_args`.
+        overrides: Settings that win over the file's, such as `root`.
+
+    Raises:
+        MissingFileError: There is no such file.
+        UserValueError: It does not describe a data set.
+    """
+    path = Path(description)
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; expected a YAML such as configs/data/voc.yaml")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
+        raise UserValueError(
+            f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"
+        )
+    kind = _data_class(content["class_path"], path)
+    settings = {**(content.get("init_args") or {}), **overrides}
+    try:
+        inspect.signature(kind).bind(**settings)
+        return kind(**settings)
+    except TypeError as error:
+        raise UserValueError(f"{path}: {error}") from error
+
+
+def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserValueError(f"{path}: class_path is {class_path!r}, which cannot be imported ({error})") from error
+    if not (isinstance(kind, type) and issubclass(kind, SegmentationData)):
+        raise UserValueError(f"{path}: class_path is {class_path!r}, which is no SegmentationData")
+    return kind
