@@ -13,19 +13,26 @@ std::string cpu_capability();  // deform_conv_cpu.cpp
 }
 
 STABLE_TORCH_LIBRARY(segdcn, library) {
-  // offset (B, 2*G*K, Ho, Wo) and mask (B, G*K, Ho, Wo) have the accumulation type (float32, float64
-  // for float64 input) or half precision. `channels_last` is the layout of the results. `allow_tf32`
-  // and `deterministic` (sums in a fixed order) are torch's settings, which these libraries cannot ask
-  // for; the CPU multiplies exactly and in a fixed order anyway.
-  library.def(
-      "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
-      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
-      "bool allow_tf32) -> Tensor");
-  library.def(
-      "deform_conv2d_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
-      "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
-      "bool allow_tf32, bool need_input, bool need_weight, bool need_offset, bool deterministic) -> (Tensor, "
-      "Tensor, Tensor, Tensor)");
+  // offset (B, 2*G*K, Ho, Wo), in three dimensions (B, 3*G*K, Do, Ho, Wo), and mask (B, G*K, ...) have the
+  // accumulation type (float32, float64 for float64 input) or half precision. `channels_last` is the layout
+  // of the results. `allow_tf32` and `deterministic` (sums in a fixed order) are torch's settings, which
+  // these libraries cannot ask for; the CPU multiplies exactly and in a fixed order anyway.
+  for (const std::string name : {"deform_conv2d", "deform_conv3d"}) {
+    const std::string forward =
+        name +
+        "(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
+        "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
+        "bool allow_tf32) -> Tensor";
+    const std::string backward =
+        name +
+        "_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor offset, Tensor? mask, "
+        "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups, bool channels_last, "
+        "bool allow_tf32, bool need_input, bool need_weight, bool need_offset, bool deterministic) -> "
+        "(Tensor, "
+        "Tensor, Tensor, Tensor)";
+    library.def(forward.c_str());
+    library.def(backward.c_str());
+  }
   library.def("cpu_capability() -> str");  // the instruction set in use
 }
 
@@ -39,6 +46,8 @@ STABLE_TORCH_LIBRARY_IMPL(segdcn, CompositeExplicitAutograd, library) {
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(segdcn, SEGDCN_KEY, library) {
-  library.impl("deform_conv2d", TORCH_BOX(&segdcn::deform_conv2d));
-  library.impl("deform_conv2d_backward", TORCH_BOX(&segdcn::deform_conv2d_backward));
+  library.impl("deform_conv2d", TORCH_BOX(&segdcn::deform_conv));
+  library.impl("deform_conv2d_backward", TORCH_BOX(&segdcn::deform_conv_backward));
+  library.impl("deform_conv3d", TORCH_BOX(&segdcn::deform_conv));
+  library.impl("deform_conv3d_backward", TORCH_BOX(&segdcn::deform_conv_backward));
 }

@@ -22,7 +22,8 @@ struct Block {
   int64_t image[kBlockPixels];   // first pixel of its image, in pixels
   int64_t offset[kBlockPixels];  // its element in the offset's first channel
   int64_t mask[kBlockPixels];
-  int32_t row[kBlockPixels], col[kBlockPixels];  // of tap (0, 0), before the offset is added
+  // Of the first tap, before the offset is added.
+  int32_t plane[kBlockPixels], row[kBlockPixels], col[kBlockPixels];
 };
 
 SEGDCN_INLINE void fill_block(Block& block, const Sampling& from, PixelRange pixels) {
@@ -31,55 +32,64 @@ SEGDCN_INLINE void fill_block(Block& block, const Sampling& from, PixelRange pix
   block.size = static_cast<int>(pixels.size());
   int64_t image = pixels.begin / g.out_pixels(), within = pixels.begin % g.out_pixels();
   int64_t row = within / g.out_width, col = within % g.out_width;
+  int64_t plane = row / g.out_height;
+  row -= plane * g.out_height;
   for (int i = 0; i < block.size; ++i) {
-    block.image[i] = image * g.height * g.width;
-    block.offset[i] = image * offset.stride[0] + row * offset.stride[2] + col * offset.stride[3];
-    block.mask[i] = image * mask.stride[0] + row * mask.stride[2] + col * mask.stride[3];
+    block.image[i] = image * g.pixels();
+    block.offset[i] = offset.element(image, plane, row, col);
+    block.mask[i] = mask.element(image, plane, row, col);
+    block.plane[i] = static_cast<int32_t>(grid_position(plane, 0, g.stride_d, g.padding_d, g.dilation_d));
     block.row[i] = static_cast<int32_t>(grid_position(row, 0, g.stride_h, g.padding_h, g.dilation_h));
     block.col[i] = static_cast<int32_t>(grid_position(col, 0, g.stride_w, g.padding_w, g.dilation_w));
-    if (++col == g.out_width) {
-      col = 0;
-      if (++row == g.out_height) {
-        row = 0;
-        ++image;
-      }
-    }
+    if (++col < g.out_width) continue;
+    col = 0;
+    if (++row < g.out_height) continue;
+    row = 0;
+    if (++plane < g.out_depth) continue;
+    plane = 0;
+    ++image;
   }
 }
 
 // The reads of one tap for a block.
-template <typename real>
+template <typename real, int dims>
 struct Plan {
-  int32_t pixel[4][kBlockPixels];
-  real weight[4][kBlockPixels];
-  real ly[kBlockPixels], lx[kBlockPixels];
+  int32_t pixel[1 << dims][kBlockPixels];
+  real weight[1 << dims][kBlockPixels];
+  real fraction[dims][kBlockPixels];
   real mask[kBlockPixels];
 };
 
-template <typename real>
-void fill_plan(Plan<real>& plan, const Block& block, const Sampling& from, int64_t offset_group,
+template <typename real, int dims>
+void fill_plan(Plan<real, dims>& plan, const Block& block, const Sampling& from, int64_t offset_group,
                int64_t tap) {
   const ConvGeometry& g = *from.geometry;
-  const int32_t tap_row = static_cast<int32_t>(tap / g.kernel_w * g.dilation_h);
+  const int64_t tap_line = tap / g.kernel_w;
+  const int32_t tap_plane = static_cast<int32_t>(tap_line / g.kernel_h * g.dilation_d);
+  const int32_t tap_row = static_cast<int32_t>(tap_line % g.kernel_h * g.dilation_h);
   const int32_t tap_col = static_cast<int32_t>(tap % g.kernel_w * g.dilation_w);
   const int64_t channel = offset_group * g.taps() + tap;
-  const real* dy = static_cast<const real*>(from.offset.data) + 2 * channel * from.offset.stride[1];
-  const real* dx = dy + from.offset.stride[1];
-  const int32_t height = static_cast<int32_t>(g.height), width = static_cast<int32_t>(g.width);
+  const int32_t map_size[] = {static_cast<int32_t>(g.depth), static_cast<int32_t>(g.height),
+                              static_cast<int32_t>(g.width)};
   const int size = block.size;
   // Strided loads apart from the arithmetic, which vectorises without them.
-  real y[kBlockPixels], x[kBlockPixels];
-  for (int i = 0; i < size; ++i) y[i] = dy[block.offset[i]], x[i] = dx[block.offset[i]];
+  real moved[dims][kBlockPixels];
+  for (int d = 0; d < dims; ++d) {
+    const real* offset =
+        static_cast<const real*>(from.offset.data) + (dims * channel + d) * from.offset.stride[1];
+    for (int i = 0; i < size; ++i) moved[d][i] = offset[block.offset[i]];
+  }
 #pragma GCC ivdep
   for (int i = 0; i < size; ++i) {
-    const BilinearRead<real> read =
-        bilinear_read(static_cast<real>(block.row[i] + tap_row) + y[i],
-                      static_cast<real>(block.col[i] + tap_col) + x[i], height, width);
-    plan.pixel[0][i] = read.pixel[0], plan.weight[0][i] = read.weight[0];
-    plan.pixel[1][i] = read.pixel[1], plan.weight[1][i] = read.weight[1];
-    plan.pixel[2][i] = read.pixel[2], plan.weight[2][i] = read.weight[2];
-    plan.pixel[3][i] = read.pixel[3], plan.weight[3][i] = read.weight[3];
-    plan.ly[i] = read.ly, plan.lx[i] = read.lx;
+    real position[dims];
+    if constexpr (dims == 3) position[0] = static_cast<real>(block.plane[i] + tap_plane) + moved[0][i];
+    position[dims - 2] = static_cast<real>(block.row[i] + tap_row) + moved[dims - 2][i];
+    position[dims - 1] = static_cast<real>(block.col[i] + tap_col) + moved[dims - 1][i];
+    const LinearRead<real, dims> read = linear_read(position, map_size);
+#pragma GCC unroll 8
+    for (int j = 0; j < 1 << dims; ++j) plan.pixel[j][i] = read.pixel[j], plan.weight[j][i] = read.weight[j];
+#pragma GCC unroll 3
+    for (int d = 0; d < dims; ++d) plan.fraction[d][i] = read.fraction[d];
   }
   if (from.mask.data != nullptr) {
     const real* modulation = static_cast<const real*>(from.mask.data) + channel * from.mask.stride[1];
@@ -91,11 +101,11 @@ void fill_plan(Plan<real>& plan, const Block& block, const Sampling& from, int64
 
 // The plans of a block's taps, each worked out when it is first asked for and kept as long as
 // the offset group stays the same: convolutions with many weight groups ask again and again.
-template <typename real>
+template <typename real, int dims>
 class Plans {
  public:
   // `storage` holds a Plan per tap; `known` a byte per tap.
-  Plans(const Sampling& from, Plan<real>* storage, bool* known)
+  Plans(const Sampling& from, Plan<real, dims>* storage, bool* known)
       : from_(from), storage_(storage), known_(known) {}
 
   const Block& block() const { return block_; }
@@ -105,7 +115,7 @@ class Plans {
     offset_group_ = -1;
   }
 
-  const Plan<real>& at(int64_t tap, int64_t offset_group) {
+  const Plan<real, dims>& at(int64_t tap, int64_t offset_group) {
     if (offset_group != offset_group_) {
       for (int64_t i = 0; i < from_.geometry->taps(); ++i) known_[i] = false;
       offset_group_ = offset_group;
@@ -119,7 +129,7 @@ class Plans {
 
  private:
   const Sampling& from_;
-  Plan<real>* storage_;
+  Plan<real, dims>* storage_;
   bool* known_;
   Block block_;
   int64_t offset_group_ = -1;
@@ -127,20 +137,20 @@ class Plans {
 
 // A run of columns that share a tap and an offset group, so that their channels lie side by
 // side in the map and are read at the same positions.
-template <typename real>
+template <typename real, int dims>
 struct ColumnRun {
-  const Plan<real>* plan;
+  const Plan<real, dims>* plan;
   int64_t column, length;  // counted from the first column asked for
   int64_t tap, offset_group, channel;
 };
 
 // Cuts columns [begin, end) of a weight group (tap * C/groups + channel) into runs and calls
 // body(runs, count) for as many at a time as share an offset group.
-template <typename real, typename Body>
-SEGDCN_INLINE void for_each_runs(Plans<real>& plans, const ConvGeometry& g, int64_t group, int64_t begin,
-                                 int64_t end, const Body& body) {
+template <typename real, int dims, typename Body>
+SEGDCN_INLINE void for_each_runs(Plans<real, dims>& plans, const ConvGeometry& g, int64_t group,
+                                 int64_t begin, int64_t end, const Body& body) {
   constexpr int most = 32;
-  ColumnRun<real> runs[most];
+  ColumnRun<real, dims> runs[most];
   const int64_t per_group = g.channels / g.groups, per_offset_group = g.channels / g.offset_groups;
   int count = 0;
   for (int64_t column = begin; column < end;) {

@@ -5,8 +5,9 @@
 //   columns   gather into a matrix, a vendor's product, and back (deform_conv_columns.cpp)
 //   direct    multiply what is gathered at once, with a product of our own
 //
-// Feature maps are NHWC. `columns` is the matrix that turns the convolution into a product,
-// (groups, P, K, C/groups): for P output pixels and K taps, what each tap reads.
+// Feature maps are NHWC, in three dimensions NDHWC, which is meant too where NHWC is said. `columns` is the
+// matrix that turns the convolution into a product, (groups, P, K, C/groups): for P output pixels and K taps,
+// what each tap reads.
 #pragma once
 
 #include <cstdint>
@@ -16,37 +17,47 @@ namespace segdcn {
 
 enum class DType { kFloat, kDouble, kHalf, kBFloat16 };
 
+// In two dimensions there is one plane: depth, out_depth, kernel_d, stride_d and dilation_d are 1, padding_d
+// is 0.
 struct ConvGeometry {
-  int64_t channels, height, width;              // C, H, W
-  int64_t out_channels, out_height, out_width;  // O, Ho, Wo
-  int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  int dims;                                                // 2 or 3
+  int64_t channels, depth, height, width;                  // C, D, H, W
+  int64_t out_channels, out_depth, out_height, out_width;  // O, Do, Ho, Wo
+  int64_t kernel_d, kernel_h, kernel_w, stride_d, stride_h, stride_w;
+  int64_t padding_d, padding_h, padding_w, dilation_d, dilation_h, dilation_w;
   int64_t groups, offset_groups;
 
-  int64_t taps() const { return kernel_h * kernel_w; }           // K
-  int64_t out_pixels() const { return out_height * out_width; }  // Ho * Wo
-  int64_t columns() const { return taps() * channels; }          // K * C
+  int64_t taps() const { return kernel_d * kernel_h * kernel_w; }            // K
+  int64_t pixels() const { return depth * height * width; }                  // D * H * W
+  int64_t out_pixels() const { return out_depth * out_height * out_width; }  // Do * Ho * Wo
+  int64_t columns() const { return taps() * channels; }                      // K * C
+  int64_t corners() const { return int64_t{1} << dims; }                     // of a read
 };
 
-// A (B, channel, Ho, Wo) tensor of the accumulation type in any layout; null when absent.
+// A (B, channel, (Do,) Ho, Wo) tensor of the accumulation type in any layout; null when absent.
 struct FieldView {
   void* data = nullptr;
-  int64_t stride[4] = {0, 0, 0, 0};
+  int64_t stride[5] = {0, 0, 0, 0, 0};  // of image, channel, plane, row, column
+
+  int64_t element(int64_t image, int64_t plane, int64_t row, int64_t col) const {
+    return image * stride[0] + plane * stride[2] + row * stride[3] + col * stride[4];
+  }
 };
 
-// A dense (B, O, Ho, Wo) tensor, NHWC or NCHW.
+// A dense (B, O, (Do,) Ho, Wo) tensor, NHWC or NCHW.
 struct DenseView {
   void* data;
   bool channels_last;
 };
 
-// A dense weight (O, C/groups, kh, kw): in memory (O, kh, kw, C/groups) if channels_last, or as
-// its dimensions say.
+// A dense weight (O, C/groups, (kd,) kh, kw): in memory (O, (kd,) kh, kw, C/groups) if channels_last,
+// or as its dimensions say.
 struct WeightView {
   const void* data;
   bool channels_last;
 };
 
-// Output pixels [begin, end) of a group of images, counted through image, row and column.
+// Output pixels [begin, end) of a group of images, counted through image, plane, row and column.
 struct PixelRange {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -66,7 +77,7 @@ Limits limits();
 
 // ---------------------------------------------------------------- columns
 
-// Forward: columns[g, p, k, c] = mask * bilinear(input at p, k moved by offset).
+// Forward: columns[g, p, k, c] = mask * read(input at p, k moved by offset).
 void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
             void* columns);
 
@@ -86,8 +97,8 @@ void accumulate(DType dtype, const void* part, int64_t count, void* total);
 // made in a fixed order on request: corner_keys, a stable sort of the keys, add_sorted.
 bool scatters_in_order();
 
-// For corner i of read r (pixel, then offset group, then tap), at 4 * r + i: which element of the map it
-// touches (offset group, then pixel of the group of images), and its weight, of the accumulation type.
+// For corner i of read r (pixel, then offset group, then tap), at corners * r + i: which element of the map
+// it touches (offset group, then pixel of the group of images), and its weight, of the accumulation type.
 void corner_keys(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
                  int64_t num_images, int64_t* keys, void* weights);
 

@@ -14,7 +14,7 @@
 namespace segdcn {
 namespace {
 
-// A (O, kh, kw, C/groups) tensor as one matrix per group, (groups, O/groups, K * C/groups).
+// A (O, (kd,) kh, kw, C/groups) tensor as one matrix per group, (groups, O/groups, K * C/groups).
 Tensor tap_matrix(const Tensor& taps_first, const ConvGeometry& g) {
   const int64_t rows = g.out_channels / g.groups, cols = g.columns() / g.groups;
   if (g.groups == 1) return torch::stable::reshape(taps_first, {rows, cols});
@@ -22,7 +22,7 @@ Tensor tap_matrix(const Tensor& taps_first, const ConvGeometry& g) {
 }
 
 Tensor weight_matrix(const Tensor& weight, const ConvGeometry& g) {
-  return tap_matrix(permuted(torch::stable::contiguous(weight, MemoryFormat::ChannelsLast), {0, 2, 3, 1}), g);
+  return tap_matrix(nhwc_view(nhwc(weight)), g);
 }
 
 int64_t pixels_per_chunk(const ConvGeometry& g, const Tensor& weight, int64_t batch, int64_t bytes_per_read) {
@@ -32,9 +32,9 @@ int64_t pixels_per_chunk(const ConvGeometry& g, const Tensor& weight, int64_t ba
   return std::min(std::max<int64_t>(64, limits().columns / bytes / 64 * 64), batch * g.out_pixels());
 }
 
-// What a read costs beside its columns: offset, mask and their gradients, and the keys, weights and sorting
-// of its four corners.
-constexpr int64_t kReadBytes = 32, kSortedReadBytes = kReadBytes + 4 * 64;
+// What a read costs beside its columns: offset, mask and their gradients, and, `sorted`, the keys, weights
+// and sorting of its corners.
+int64_t read_bytes(const ConvGeometry& g, bool sorted) { return 32 + (sorted ? g.corners() * 64 : 0); }
 
 template <typename ChunkBody>
 void for_each_chunk(int64_t num_pixels, int64_t chunk, const ChunkBody& body) {
@@ -61,7 +61,7 @@ ColumnsForward::ColumnsForward(DType dtype, const ConvGeometry& geometry, const 
                                bool allow_tf32)
     : dtype_(dtype),
       geometry_(geometry),
-      chunk_(pixels_per_chunk(geometry, weight, batch, kReadBytes)),
+      chunk_(pixels_per_chunk(geometry, weight, batch, read_bytes(geometry, false))),
       transposed_(torch::stable::transpose(weight_matrix(weight, geometry), -2, -1)),
       columns_(geometry, chunk_, weight),
       product_(allow_tf32) {}
@@ -85,7 +85,7 @@ ColumnsBackward::ColumnsBackward(DType dtype, const ConvGeometry& geometry, cons
     : dtype_(dtype),
       geometry_(geometry),
       chunk_(pixels_per_chunk(geometry, weight, batch,
-                              deterministic && !scatters_in_order() ? kSortedReadBytes : kReadBytes)),
+                              read_bytes(geometry, deterministic && !scatters_in_order()))),
       matrix_(weight_matrix(weight, geometry)),
       columns_(geometry, chunk_, weight),
       product_(allow_tf32),
@@ -115,7 +115,7 @@ void ColumnsBackward::run(const Source& source, const Tensor& grad_rows, const G
 
 void ColumnsBackward::add_in_order(PixelRange pixels, const Source& source, const Tensor& grad_columns,
                                    int64_t num_images, void* grad_input) const {
-  const int64_t corners = 4 * pixels.size() * geometry_.taps() * geometry_.offset_groups;
+  const int64_t corners = geometry_.corners() * pixels.size() * geometry_.taps() * geometry_.offset_groups;
   const ScalarType exact = accumulation_dtype(grad_columns.scalar_type());
   const Tensor keys = empty({corners}, ScalarType::Long, grad_columns);
   const Tensor weights = empty({corners}, exact, grad_columns);

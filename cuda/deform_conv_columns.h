@@ -28,7 +28,7 @@ class ColumnsForward {
  public:
   ColumnsForward(DType dtype, const ConvGeometry& geometry, const Tensor& weight, int64_t batch,
                  bool allow_tf32);
-  // rows (images, Ho, Wo, O) = convolution + bias (null: none).
+  // rows (images, (Do,) Ho, Wo, O) = convolution + bias (null: none).
   void run(const Source& source, const void* bias, const Tensor& rows);
 
  private:
@@ -43,10 +43,10 @@ class ColumnsForward {
 // One call's backward; what the targets do not ask for is left out.
 class ColumnsBackward {
  public:
-  // grad_weight: (O, kh, kw, C/groups) of the accumulation type, added to; or none.
+  // grad_weight: (O, (kd,) kh, kw, C/groups) of the accumulation type, added to; or none.
   ColumnsBackward(DType dtype, const ConvGeometry& geometry, const Tensor& weight, int64_t batch,
                   const std::optional<Tensor>& grad_weight, bool allow_tf32, bool deterministic);
-  // grad_rows: (images * Ho * Wo, O). The target of the weight is the constructor's.
+  // grad_rows: (images * Do * Ho * Wo, O). The target of the weight is the constructor's.
   void run(const Source& source, const Tensor& grad_rows, const GradientTargets& targets);
 
  private:

@@ -43,18 +43,19 @@ void write_sums(const ConvGeometry& g, PixelRange pixels, const real* parts, int
   parallel_for(0, pixels.size(), std::max<int64_t>(1, 4096 / fields), [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t pixel = pixels.begin + p, image = pixel / g.out_pixels(), within = pixel % g.out_pixels();
-      const int64_t row = within / g.out_width, col = within % g.out_width;
+      const int64_t line = within / g.out_width, col = within % g.out_width;
+      const int64_t plane = line / g.out_height, row = line % g.out_height;
       const auto at = [&](const FieldView& view) {
-        return static_cast<real*>(view.data) + image * view.stride[0] + row * view.stride[2] +
-               col * view.stride[3];
+        return static_cast<real*>(view.data) + view.element(image, plane, row, col);
       };
       for (int64_t field = 0; field < fields; ++field) {
-        real sum[3] = {};
+        real sum[4] = {};
+        const int dims = g.dims;
         for (int64_t slice = 0; slice < num_slices; ++slice)
-          for (int i = 0; i < 3; ++i) sum[i] += parts[slice * slice_size + (p * fields + field) * 3 + i];
-        at(grad_offset)[2 * field * grad_offset.stride[1]] = sum[0];
-        at(grad_offset)[(2 * field + 1) * grad_offset.stride[1]] = sum[1];
-        if (grad_mask.data != nullptr) at(grad_mask)[field * grad_mask.stride[1]] = sum[2];
+          for (int i = 0; i <= dims; ++i)
+            sum[i] += parts[slice * slice_size + (p * fields + field) * (dims + 1) + i];
+        for (int d = 0; d < dims; ++d) at(grad_offset)[(dims * field + d) * grad_offset.stride[1]] = sum[d];
+        if (grad_mask.data != nullptr) at(grad_mask)[field * grad_mask.stride[1]] = sum[dims];
       }
     }
   });
@@ -116,13 +117,11 @@ ReadSums::ReadSums(DType dtype, const ConvGeometry& geometry, int64_t num_pixels
     : dtype_(dtype),
       geometry_(geometry),
       num_slices_(num_slices),
-      slice_bytes_(num_pixels * geometry.offset_groups * geometry.taps() * 3 * accumulator_bytes(dtype)),
+      slice_bytes_(bytes(num_pixels)),
       memory_(num_slices * slice_bytes_) {}
 
 void ReadSums::clear(int64_t num_pixels) {
-  const int64_t used =
-      num_pixels * geometry_.offset_groups * geometry_.taps() * 3 * accumulator_bytes(dtype_);
-  for (int64_t i = 0; i < num_slices_; ++i) std::memset(slice(i), 0, used);
+  for (int64_t i = 0; i < num_slices_; ++i) std::memset(slice(i), 0, bytes(num_pixels));
 }
 
 void ReadSums::write(PixelRange pixels, const FieldView& grad_offset, const FieldView& grad_mask) const {
@@ -176,7 +175,7 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
 
   share_tasks(groups * slices.per_group(), [&](Tasks& tasks) {
     const Buffer workspace(loops().workspace_bytes(dtype, g));
-    std::vector<char> sink(4 * g.channels * accumulator_bytes(dtype), 0);
+    std::vector<char> sink = sink_rows(dtype, g);
     for (int64_t i; tasks.take(i);) {
       const int64_t slice = i % slices.per_group(), group = i / slices.per_group() % g.offset_groups;
       const int64_t image = first_image + i / slices.per_group() / g.offset_groups;

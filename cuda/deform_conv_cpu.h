@@ -65,6 +65,11 @@ void share_tasks(int64_t count, const Worker& worker) {
 // A zero for every channel, in the widest type: what a corner outside the map reads.
 inline std::vector<char> zero_row(const ConvGeometry& g) { return std::vector<char>(g.channels * 8, 0); }
 
+// An accumulator for every corner and channel: what corners outside the map receive.
+inline std::vector<char> sink_rows(DType dtype, const ConvGeometry& g) {
+  return std::vector<char>(g.corners() * g.channels * accumulator_bytes(dtype), 0);
+}
+
 // The channels of one offset group, divided into slices, and the columns of each slice.
 class Slices {
  public:
@@ -82,7 +87,7 @@ class Slices {
   std::vector<std::vector<ColumnBlock>> blocks_;
 };
 
-// Gradients of the reads, (slices, P, G, K, 3): one set per slice of channels, so that threads
+// Gradients of the reads, (slices, P, G, K, dims + 1): one set per slice of channels, so that threads
 // add without locks. `write` sums them for the tensors that asked for them.
 class ReadSums {
  public:
@@ -93,6 +98,12 @@ class ReadSums {
   void write(PixelRange pixels, const FieldView& grad_offset, const FieldView& grad_mask) const;
 
  private:
+  // Of a slice, for so many pixels.
+  int64_t bytes(int64_t num_pixels) const {
+    return num_pixels * geometry_.offset_groups * geometry_.taps() * (geometry_.dims + 1) *
+           accumulator_bytes(dtype_);
+  }
+
   DType dtype_;
   const ConvGeometry& geometry_;
   int64_t num_slices_, slice_bytes_;

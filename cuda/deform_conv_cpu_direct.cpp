@@ -157,7 +157,7 @@ class CpuBackward : public DirectBackward {
  private:
   // Whole images where they fit, and then as many as give every thread its own.
   int64_t pixels_per_chunk(int64_t max_images) const {
-    const int64_t reads = g_.offset_groups * g_.taps() * 3 * std::min<int64_t>(threads_, 8);
+    const int64_t reads = g_.offset_groups * g_.taps() * (g_.dims + 1) * std::min<int64_t>(threads_, 8);
     const int64_t pixels =
         std::max(4 * kBlockPixels, kChunkBytes / ((row_length_ + reads) * accumulator_bytes(dtype_)));
     const int64_t images = std::min(max_images, pixels / g_.out_pixels());
@@ -254,7 +254,7 @@ class CpuBackward : public DirectBackward {
       pack(pass);
       share_tasks(num_images * g_.offset_groups * per_group, [&](Tasks& tasks) {
         const Buffer workspace(loops().workspace_bytes(dtype_, g_));
-        std::vector<char> sink(4 * g_.channels * accumulator_bytes(dtype_), 0);
+        std::vector<char> sink = sink_rows(dtype_, g_);
         for (int64_t i; tasks.take(i);) {
           const int64_t slice = i % per_group, group = i / per_group % g_.offset_groups;
           const int64_t image = first_image + i / per_group / g_.offset_groups;

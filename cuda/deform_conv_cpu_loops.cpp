@@ -2,7 +2,7 @@
 // build.
 //
 // Pixels are taken in blocks. Each run of columns that shares a tap and an offset group reads,
-// or adds to, the four corners of all its channels, which lie side by side in NHWC memory.
+// or adds to, the corners (four, or eight) of all its channels, which lie side by side in NHWC memory.
 #include "deform_conv_cpu_loops.h"
 
 #include "cpu_plan.h"
@@ -47,7 +47,11 @@ template <typename T>
 int64_t workspace_size(const ConvGeometry& g) {
   using real = typename Accumulation<T>::type;
   Scratch scratch(nullptr);
-  scratch.take<Plan<real>>(g.taps());
+  if (g.dims == 2) {
+    scratch.take<Plan<real, 2>>(g.taps());
+  } else {
+    scratch.take<Plan<real, 3>>(g.taps());
+  }
   scratch.take<bool>(g.taps());
   scratch.take<real>(kBlockPixels * kBlockRow);
   scratch.take<real>(kBlockPixels * result_row<real>(g));
@@ -67,41 +71,43 @@ SEGDCN_INLINE A* corner_place(A* inside, int64_t pixel, int64_t channels, A* out
 }
 
 // What one run of channels reads for one pixel.
-template <typename T, typename Out, typename real>
-SEGDCN_INLINE void gather_pixel(const Plan<real>& plan, int i, const T* image, int64_t channels,
+template <typename T, typename Out, typename real, int dims>
+SEGDCN_INLINE void gather_pixel(const Plan<real, dims>& plan, int i, const T* image, int64_t channels,
                                 const T* zero_row, int64_t length, Out* out) {
   using vector = typename VectorOf<real>::type;
-  constexpr int lanes = kLanes<real>;
-  const T* corner[4];
-  real weight[4];
-  for (int j = 0; j < 4; ++j) {
+  constexpr int lanes = kLanes<real>, corners = 1 << dims;
+  const T* corner[corners];
+  real weight[corners];
+#pragma GCC unroll 8
+  for (int j = 0; j < corners; ++j) {
     corner[j] = corner_place(image, plan.pixel[j][i], channels, zero_row);
     weight[j] = plan.weight[j][i] * plan.mask[i];
   }
-  const T *a = corner[0], *b = corner[1], *c = corner[2], *d = corner[3];
   int64_t n = 0;
   for (; n + lanes <= length; n += lanes) {
-    const vector value =
-        weight[0] * load(a + n) + weight[1] * load(b + n) + weight[2] * load(c + n) + weight[3] * load(d + n);
+    vector value = weight[0] * load(corner[0] + n);
+#pragma GCC unroll 8
+    for (int j = 1; j < corners; ++j) value += weight[j] * load(corner[j] + n);
     store(out + n, value);
   }
   if (n < length) {
     const int rest = static_cast<int>(length - n);
-    const vector value = weight[0] * load_part(a + n, rest) + weight[1] * load_part(b + n, rest) +
-                         weight[2] * load_part(c + n, rest) + weight[3] * load_part(d + n, rest);
+    vector value = weight[0] * load_part(corner[0] + n, rest);
+#pragma GCC unroll 8
+    for (int j = 1; j < corners; ++j) value += weight[j] * load_part(corner[j] + n, rest);
     store_part(out + n, value, rest);
   }
 }
 
 // The columns of a block: out[p][column - begin]. All runs of a pixel before the next pixel:
 // its taps read near each other, from lines that are still in the first-level cache.
-template <typename T, typename Out, typename real>
-void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64_t begin, int64_t end,
+template <typename T, typename Out, typename real, int dims>
+void gather_block(Plans<real, dims>& plans, const Sampling& from, int64_t group, int64_t begin, int64_t end,
                   Out* out, int64_t out_row) {
   const ConvGeometry& g = *from.geometry;
   const T* input = static_cast<const T*>(from.input);
   const T* zero_row = static_cast<const T*>(from.zero_row);
-  for_each_runs(plans, g, group, begin, end, [&](const ColumnRun<real>* runs, int count) {
+  for_each_runs(plans, g, group, begin, end, [&](const ColumnRun<real, dims>* runs, int count) {
     const Block& block = plans.block();
     for (int i = 0; i < block.size; ++i)
       for (int r = 0; r < count; ++r)
@@ -111,15 +117,15 @@ void gather_block(Plans<real>& plans, const Sampling& from, int64_t group, int64
 }
 
 // columns[g, p, column] for pixels of a chunk.
-template <typename T>
+template <typename T, int dims>
 void gather_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, void* columns,
                     void* workspace) {
   using real = typename Accumulation<T>::type;
   const ConvGeometry& g = *from.geometry;
   const int64_t row = g.columns() / g.groups;
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
-  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(g.taps());
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(g.taps()));
   for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
     plans.start({begin, smaller(begin + kBlockPixels, pixels.end)});
     for (int64_t group = 0; group < g.groups; ++group) {
@@ -131,7 +137,8 @@ void gather_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, v
 
 // ---------------------------------------------------------------- scatter
 
-// What one run of channels adds to the gradients of a pixel's four corners and of its read.
+// What one run of channels adds to the gradients of four corners, and their dot products: of one plane, since
+// there are no registers for the places of eight.
 template <bool kInput, bool kReads, typename T, typename Grad, typename real>
 SEGDCN_INLINE void scatter_pixel(int64_t length, const Grad* grad, const T* const corner[4],
                                  real* const target[4], const real weight[4], real dot[4]) {
@@ -158,10 +165,11 @@ SEGDCN_INLINE void scatter_pixel(int64_t length, const Grad* grad, const T* cons
     for (int j = 0; j < 4; ++j) dot[j] = lane_sum<real>(sum[j]);
 }
 
-template <typename T, bool kInput, bool kReads, typename Grad, typename real>
-SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const ColumnRun<real>* runs,
+template <typename T, bool kInput, bool kReads, typename Grad, typename real, int dims>
+SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const ColumnRun<real, dims>* runs,
                                 int count, const Grad* grads, int64_t grad_row, int64_t first_pixel,
                                 const ReadGradients& to) {
+  constexpr int corners = 1 << dims;
   const ConvGeometry& g = *from.geometry;
   const T* zero_row = static_cast<const T*>(from.zero_row);
   real* sink = static_cast<real*>(to.sink);
@@ -169,12 +177,12 @@ SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const 
     const int64_t image = block.image[i] * g.channels;
     const int64_t field = ((first_pixel + i) * g.offset_groups + runs[0].offset_group) * g.taps();
     for (int r = 0; r < count; ++r) {
-      const ColumnRun<real>& run = runs[r];
-      const Plan<real>& plan = *run.plan;
-      const T* corner[4];
-      real* target[4];
-      real weight[4], scaled[4], dot[4] = {};
-      for (int j = 0; j < 4; ++j) {
+      const ColumnRun<real, dims>& run = runs[r];
+      const Plan<real, dims>& plan = *run.plan;
+      const T* corner[corners];
+      real* target[corners];
+      real weight[corners], scaled[corners], dot[corners] = {};
+      for (int j = 0; j < corners; ++j) {
         const int64_t pixel = plan.pixel[j][i], place = image + run.channel;
         corner[j] = corner_place(static_cast<const T*>(from.input) + place, pixel, g.channels, zero_row);
         target[j] = kInput ? corner_place(static_cast<real*>(to.input) + place, pixel, g.channels,
@@ -183,24 +191,27 @@ SEGDCN_INLINE void scatter_runs(const Block& block, const Sampling& from, const 
         weight[j] = plan.weight[j][i];
         scaled[j] = weight[j] * plan.mask[i];
       }
-      scatter_pixel<kInput, kReads>(run.length, grads + i * grad_row + run.column, corner, target, scaled,
-                                    dot);
+#pragma GCC unroll 2
+      for (int j = 0; j < corners; j += 4)
+        scatter_pixel<kInput, kReads>(run.length, grads + i * grad_row + run.column, corner + j, target + j,
+                                      scaled + j, dot + j);
       if (kReads) {
-        const ReadGradient<real> gradient = read_gradient(weight, plan.ly[i], plan.lx[i], dot);
-        real* reads = static_cast<real*>(to.reads) + (field + run.tap) * 3;
-        reads[0] += gradient.dy * plan.mask[i];
-        reads[1] += gradient.dx * plan.mask[i];
-        reads[2] += gradient.value;
+        real fraction[dims];
+        for (int d = 0; d < dims; ++d) fraction[d] = plan.fraction[d][i];
+        const ReadGradient<real, dims> gradient = read_gradient(weight, fraction, dot);
+        real* reads = static_cast<real*>(to.reads) + (field + run.tap) * (dims + 1);
+        for (int d = 0; d < dims; ++d) reads[d] += gradient.position[d] * plan.mask[i];
+        reads[dims] += gradient.value;
       }
     }
   }
 }
 
 // The reverse of gather_block: grads[p][column - begin] to the map and the reads.
-template <typename T, typename Grad, typename real>
-void scatter_block(Plans<real>& plans, const Sampling& from, const ColumnBlock& columns, const Grad* grads,
-                   int64_t grad_row, int64_t first_pixel, const ReadGradients& to) {
-  const auto body = [&](const ColumnRun<real>* runs, int count) {
+template <typename T, typename Grad, typename real, int dims>
+void scatter_block(Plans<real, dims>& plans, const Sampling& from, const ColumnBlock& columns,
+                   const Grad* grads, int64_t grad_row, int64_t first_pixel, const ReadGradients& to) {
+  const auto body = [&](const ColumnRun<real, dims>* runs, int count) {
     const Block& block = plans.block();
     if (to.input != nullptr && to.reads != nullptr) {
       scatter_runs<T, true, true>(block, from, runs, count, grads, grad_row, first_pixel, to);
@@ -213,7 +224,7 @@ void scatter_block(Plans<real>& plans, const Sampling& from, const ColumnBlock& 
   for_each_runs(plans, *from.geometry, columns.group, columns.begin, columns.end, body);
 }
 
-template <typename T>
+template <typename T, int dims>
 void scatter_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* grad_columns,
                      const ColumnBlock* blocks, int64_t num_blocks, const ReadGradients& to,
                      void* workspace) {
@@ -221,8 +232,8 @@ void scatter_columns(const Sampling& from, PixelRange chunk, PixelRange pixels, 
   const ConvGeometry& g = *from.geometry;
   const int64_t row = g.columns() / g.groups;
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
-  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(g.taps());
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(g.taps()));
   for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
     plans.start({begin, smaller(begin + kBlockPixels, pixels.end)});
     const int64_t first = begin - chunk.begin;
@@ -364,7 +375,7 @@ void store_results(const ConvGeometry& g, const real* results, int64_t row, Pixe
   }
 }
 
-template <typename T>
+template <typename T, int dims>
 void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutputs& packed, int64_t first_tile,
                      int64_t last_tile, const void* bias, const DenseView& output, void* workspace) {
   using real = typename Accumulation<T>::type;
@@ -373,8 +384,8 @@ void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutput
   const int64_t outputs = g.out_channels / g.groups, depth = g.columns() / g.groups;
   const int64_t row = result_row<real>(g);
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
-  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(g.taps());
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(g.taps()));
   real* columns = scratch.take<real>(kBlockPixels * kBlockRow);
   real* results = scratch.take<real>(kBlockPixels * row);
   const int64_t num_parts = (depth + kBlockColumns - 1) / kBlockColumns;
@@ -406,15 +417,15 @@ void convolve_pixels(const Sampling& from, PixelRange pixels, const PackedOutput
 // ---------------------------------------------------------------- direct path: few pixels
 
 // Columns [begin, end) of a group for all pixels, in the weight's order of memory.
-template <typename T>
+template <typename T, int dims>
 void gather_few_pixels(const Sampling& from, PixelRange pixels, const ColumnBlock& block, bool channels_last,
                        void* columns, int64_t row, void* workspace) {
   using real = typename Accumulation<T>::type;
   const ConvGeometry& g = *from.geometry;
   const int64_t channels = g.channels / g.groups, taps = g.taps();
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(taps);
-  Plans<real> plans(from, storage, scratch.take<bool>(taps));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(taps);
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(taps));
   real* part = scratch.take<real>(kBlockPixels * kBlockRow);
   plans.start(pixels);
   gather_block<T>(plans, from, block.group, block.begin, block.end, part, kBlockRow);
@@ -508,7 +519,7 @@ void read_gradient_rows(const ConvGeometry& g, const DenseView& grad_output, Pix
 }
 
 // grad_weight[o][column] (+)= sum over pixels of rows[p][o] * column[p], for a block's columns.
-template <typename T>
+template <typename T, int dims>
 void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* rows_data, int64_t row_length,
                            const ColumnBlock& block, void* grad_weight, bool add, void* workspace) {
   using real = typename Accumulation<T>::type;
@@ -516,8 +527,8 @@ void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* 
   const ConvGeometry& g = *from.geometry;
   const int64_t outputs = g.out_channels / g.groups, depth = g.columns() / g.groups;
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
-  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(g.taps());
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(g.taps()));
   real* columns = scratch.take<real>(kBlockPixels * kBlockRow);
   alignas(64) real tile[kTileRows * width];
   real* target = static_cast<real*>(grad_weight) + block.group * outputs * depth + block.begin;
@@ -553,7 +564,7 @@ void weight_gradient_block(const Sampling& from, PixelRange pixels, const void* 
 
 // The gradient of the columns of some blocks, a block of pixels at a time, and at once on to
 // the map and the reads.
-template <typename T>
+template <typename T, int dims>
 void product_and_scatter(const Sampling& from, PixelRange chunk, PixelRange pixels, const void* rows_data,
                          int64_t row_length, const void* packed, const ColumnBlock* blocks,
                          int64_t num_blocks, const ReadGradients& to, void* workspace) {
@@ -562,8 +573,8 @@ void product_and_scatter(const Sampling& from, PixelRange chunk, PixelRange pixe
   const ConvGeometry& g = *from.geometry;
   const int64_t outputs = g.out_channels / g.groups;
   Scratch scratch(workspace);
-  Plan<real>* storage = scratch.take<Plan<real>>(g.taps());
-  Plans<real> plans(from, storage, scratch.take<bool>(g.taps()));
+  Plan<real, dims>* storage = scratch.take<Plan<real, dims>>(g.taps());
+  Plans<real, dims> plans(from, storage, scratch.take<bool>(g.taps()));
   real* grads = scratch.take<real>(kBlockPixels * kBlockRow);
 
   for (int64_t begin = pixels.begin; begin < pixels.end; begin += kBlockPixels) {
@@ -607,22 +618,36 @@ struct ByDType<R(A...), f32, f64, f16, bf16> {
   ByDType<decltype(function<float>), function<float>, function<double>, function<half_bits>, \
           function<bfloat16_bits>>::call
 
+// Likewise for functions that read maps, of two or of three dimensions.
+template <typename Signature, Signature* two, Signature* three>
+struct ByDims;
+template <typename R, typename... A, R (*two)(const Sampling&, A...), R (*three)(const Sampling&, A...)>
+struct ByDims<R(const Sampling&, A...), two, three> {
+  static R call(const Sampling& from, A... arguments) {
+    return from.geometry->dims == 2 ? two(from, arguments...) : three(from, arguments...);
+  }
+};
+#define SEGDCN_BY_DIMS(function, T) ByDims<decltype(function<T, 2>), function<T, 2>, function<T, 3>>::call
+#define SEGDCN_BY_DTYPE_AND_DIMS(function)                                                                 \
+  ByDType<decltype(function<float, 2>), SEGDCN_BY_DIMS(function, float), SEGDCN_BY_DIMS(function, double), \
+          SEGDCN_BY_DIMS(function, half_bits), SEGDCN_BY_DIMS(function, bfloat16_bits)>::call
+
 }  // namespace
 
 extern const CpuLoops SEGDCN_JOIN(kLoops_, SEGDCN_ISA) = {SEGDCN_TEXT(SEGDCN_ISA),
-                                                          SEGDCN_BY_DTYPE(gather_columns),
-                                                          SEGDCN_BY_DTYPE(scatter_columns),
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(gather_columns),
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(scatter_columns),
                                                           SEGDCN_BY_DTYPE(add_bias_rows),
                                                           SEGDCN_BY_DTYPE(accumulate_elements),
                                                           SEGDCN_BY_DTYPE(panel_width),
                                                           SEGDCN_BY_DTYPE(workspace_size),
                                                           SEGDCN_BY_DTYPE(pack_output_panel),
                                                           SEGDCN_BY_DTYPE(pack_column_panels),
-                                                          SEGDCN_BY_DTYPE(convolve_pixels),
-                                                          SEGDCN_BY_DTYPE(gather_few_pixels),
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(convolve_pixels),
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(gather_few_pixels),
                                                           SEGDCN_BY_DTYPE(convolve_few_pixels),
                                                           SEGDCN_BY_DTYPE(read_gradient_rows),
-                                                          SEGDCN_BY_DTYPE(weight_gradient_block),
-                                                          SEGDCN_BY_DTYPE(product_and_scatter)};
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(weight_gradient_block),
+                                                          SEGDCN_BY_DTYPE_AND_DIMS(product_and_scatter)};
 
 }  // namespace segdcn

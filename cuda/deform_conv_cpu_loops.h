@@ -29,8 +29,8 @@ struct Sampling {
 // Where gradients go. Any pointer may be null: not needed.
 struct ReadGradients {
   void* input;  // accumulation type, NHWC; added to
-  void* reads;  // (P, G, K, 3) of the chunk: dy, dx and value of each read; added to
-  void* sink;   // 4 * C accumulators: what a corner outside the map receives
+  void* reads;  // (P, G, K, dims + 1) of the chunk: (dz,) dy, dx and value of each read; added to
+  void* sink;   // corners * C accumulators: what a corner outside the map receives
 };
 
 // Columns [begin, end) of a weight group, counted tap * C/groups + channel.

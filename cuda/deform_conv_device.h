@@ -26,6 +26,13 @@ void for_type(DType dtype, const Body& body) {
   }
 }
 
+// Calls body(integral_constant<dims>) for the dimensions of the maps.
+template <typename Body>
+void for_dims(const ConvGeometry& g, const Body& body) {
+  if (g.dims == 2) return body(std::integral_constant<int, 2>{});
+  body(std::integral_constant<int, 3>{});
+}
+
 // Calls body(integral_constant<N>) for the widest vector, of 16 bytes, 4 bytes or one element, that divides
 // the channels of all groups and to which all memory is aligned.
 template <typename T, typename Body>
@@ -53,22 +60,24 @@ int lanes_for(const ConvGeometry& g, int width, int limit) {
 kernels::Chunk chunk_of(const ConvGeometry& g, PixelRange pixels, const Source& source) {
   constexpr int64_t most = std::numeric_limits<int32_t>::max();
   const int64_t fields = g.offset_groups * g.taps();
-  for (int64_t size : {g.out_pixels(), pixels.size() * fields, g.channels, g.stride_h * g.out_height,
-                       g.stride_w * g.out_width, g.padding_h, g.padding_w, g.dilation_h * g.kernel_h,
-                       g.dilation_w * g.kernel_w})
+  for (int64_t size :
+       {g.out_pixels(), pixels.size() * fields, g.channels, g.stride_d * g.out_depth,
+        g.stride_h * g.out_height, g.stride_w * g.out_width, g.padding_d, g.padding_h, g.padding_w,
+        g.dilation_d * g.kernel_d, g.dilation_h * g.kernel_h, g.dilation_w * g.kernel_w})
     STD_TORCH_CHECK(size <= most, "segdcn: a size of this convolution is beyond ", most);
   const auto narrow = [](int64_t value) { return static_cast<int32_t>(value); };
-  return {narrow(g.height),
-          narrow(g.width),
+  const auto each = [&](int64_t plane, int64_t row, int64_t col) {
+    return kernels::Each{narrow(plane), narrow(row), narrow(col)};
+  };
+  return {each(g.depth, g.height, g.width),
+          each(g.stride_d, g.stride_h, g.stride_w),
+          each(g.padding_d, g.padding_h, g.padding_w),
+          each(g.dilation_d, g.dilation_h, g.dilation_w),
           narrow(g.channels),
           narrow(g.taps()),
+          narrow(g.kernel_h),
           narrow(g.kernel_w),
-          narrow(g.stride_h),
-          narrow(g.stride_w),
-          narrow(g.padding_h),
-          narrow(g.padding_w),
-          narrow(g.dilation_h),
-          narrow(g.dilation_w),
+          static_cast<uint32_t>(g.out_height),
           static_cast<uint32_t>(g.out_width),
           static_cast<uint32_t>(g.out_pixels()),
           static_cast<uint32_t>(fields),
@@ -93,9 +102,11 @@ void gather(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const 
   for_type(dtype, [&](auto element) {
     using T = decltype(element);
     for_width<T>(geometry, {source.input, columns}, [&](auto width) {
-      const kernels::Gather<T, width> kernel{chunk, static_cast<const T*>(source.input),
-                                             static_cast<T*>(columns)};
-      launch("gather", pixels.size() * chunk.fields, lanes_for(geometry, width, kGatherLanes), kernel);
+      for_dims(geometry, [&](auto dims) {
+        const kernels::Gather<T, width, dims> kernel{chunk, static_cast<const T*>(source.input),
+                                                     static_cast<T*>(columns)};
+        launch("gather", pixels.size() * chunk.fields, lanes_for(geometry, width, kGatherLanes), kernel);
+      });
     });
   });
 }
@@ -108,14 +119,16 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
     using T = decltype(element);
     using real = typename kernels::Accumulation<T>::type;
     for_width<T>(geometry, {source.input, grad_columns, grad_input}, [&](auto width) {
-      const kernels::Scatter<T, width> kernel{chunk,
-                                              static_cast<const T*>(source.input),
-                                              static_cast<const T*>(grad_columns),
-                                              static_cast<real*>(grad_input),
-                                              grad_offset,
-                                              grad_mask};
-      launch_summed("scatter", pixels.size() * chunk.fields, lanes_for(geometry, width, kScatterLanes),
-                    kernel);
+      for_dims(geometry, [&](auto dims) {
+        const kernels::Scatter<T, width, dims> kernel{chunk,
+                                                      static_cast<const T*>(source.input),
+                                                      static_cast<const T*>(grad_columns),
+                                                      static_cast<real*>(grad_input),
+                                                      grad_offset,
+                                                      grad_mask};
+        launch_summed("scatter", pixels.size() * chunk.fields, lanes_for(geometry, width, kScatterLanes),
+                      kernel);
+      });
     });
   });
 }
@@ -123,35 +136,39 @@ void scatter(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const
 void corner_keys(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
                  int64_t num_images, int64_t* keys, void* weights) {
   const kernels::Chunk chunk = chunk_of(geometry, pixels, source);
-  const int64_t num_input_pixels = num_images * geometry.height * geometry.width;
+  const int64_t num_input_pixels = num_images * geometry.pixels();
   const int64_t reads = pixels.size() * chunk.fields;
-  if (dtype == DType::kDouble)
-    launch("corner_keys", reads, 1,
-           kernels::CornerKeys<double>{chunk, num_input_pixels, keys, static_cast<double*>(weights)});
-  else
-    launch("corner_keys", reads, 1,
-           kernels::CornerKeys<float>{chunk, num_input_pixels, keys, static_cast<float*>(weights)});
+  for_dims(geometry, [&](auto dims) {
+    if (dtype == DType::kDouble)
+      launch("corner_keys", reads, 1,
+             kernels::CornerKeys<double, dims>{chunk, num_input_pixels, keys, static_cast<double*>(weights)});
+    else
+      launch("corner_keys", reads, 1,
+             kernels::CornerKeys<float, dims>{chunk, num_input_pixels, keys, static_cast<float*>(weights)});
+  });
 }
 
 void add_sorted(DType dtype, const ConvGeometry& geometry, PixelRange pixels, const Source& source,
                 int64_t num_images, const SortedCorners& corners, const void* grad_columns,
                 void* grad_input) {
   const kernels::Chunk chunk = chunk_of(geometry, pixels, source);
-  const int64_t num_input_pixels = num_images * geometry.height * geometry.width;
-  const int64_t count = 4 * pixels.size() * chunk.fields;
+  const int64_t num_input_pixels = num_images * geometry.pixels();
+  const int64_t count = geometry.corners() * pixels.size() * chunk.fields;
   for_type(dtype, [&](auto element) {
     using T = decltype(element);
     using real = typename kernels::Accumulation<T>::type;
     for_width<T>(geometry, {grad_columns, grad_input}, [&](auto width) {
-      const kernels::AddSorted<T, width> kernel{chunk,
-                                                num_input_pixels,
-                                                count,
-                                                corners.keys,
-                                                corners.order,
-                                                static_cast<const real*>(corners.weights),
-                                                static_cast<const T*>(grad_columns),
-                                                static_cast<real*>(grad_input)};
-      launch("add_sorted", count, lanes_for(geometry, width, kScatterLanes), kernel);
+      for_dims(geometry, [&](auto dims) {
+        const kernels::AddSorted<T, width, dims> kernel{chunk,
+                                                        num_input_pixels,
+                                                        count,
+                                                        corners.keys,
+                                                        corners.order,
+                                                        static_cast<const real*>(corners.weights),
+                                                        static_cast<const T*>(grad_columns),
+                                                        static_cast<real*>(grad_input)};
+        launch("add_sorted", count, lanes_for(geometry, width, kScatterLanes), kernel);
+      });
     });
   });
 }

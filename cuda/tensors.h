@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <utility>
@@ -64,28 +65,49 @@ class CurrentDevice {
 #endif
 };
 
+// ---- layouts of (B, C, H, W) and (B, C, D, H, W): NHWC stands for NDHWC too
+
+// (B, C, ..., H, W) -> (B, ..., H, W, C), and back; views.
+inline Tensor nhwc_view(const Tensor& t) {
+  return t.dim() == 4 ? permuted(t, {0, 2, 3, 1}) : permuted(t, {0, 2, 3, 4, 1});
+}
+inline Tensor nchw_view(const Tensor& t) {
+  return t.dim() == 4 ? permuted(t, {0, 3, 1, 2}) : permuted(t, {0, 4, 1, 2, 3});
+}
+
+// The tensor in NHWC memory: itself where it is channels-last.
+inline Tensor nhwc(const Tensor& t) {
+  return torch::stable::contiguous(t,
+                                   t.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d);
+}
+
 // NHWC memory of images [first, first + count): a view where the tensor is channels-last.
 inline Tensor nhwc_images(const Tensor& tensor, int64_t first, int64_t count) {
-  return torch::stable::contiguous(narrow(tensor, 0, first, count), MemoryFormat::ChannelsLast);
+  return nhwc(narrow(tensor, 0, first, count));
 }
 
-// Whether a (B, C, H, W) tensor is dense with its dimensions in this order of memory, innermost first.
-inline bool is_dense(const Tensor& t, std::array<int, 4> innermost_first) {
+// Whether a tensor is dense with its channels, or its columns, side by side in memory.
+inline bool is_dense(const Tensor& t, bool channels_first) {
   int64_t expected = 1;
-  for (int dim : innermost_first) {
-    if (t.size(dim) != 1 && t.stride(dim) != expected) return false;
+  const auto fits = [&](int64_t dim) {
+    const bool placed = t.size(dim) == 1 || t.stride(dim) == expected;
     expected *= t.size(dim);
-  }
-  return true;
+    return placed;
+  };
+  if (channels_first && !fits(1)) return false;
+  for (int64_t dim = t.dim() - 1; dim > 1; --dim)
+    if (!fits(dim)) return false;
+  return (channels_first || fits(1)) && fits(0);
 }
-inline bool is_nhwc(const Tensor& t) { return is_dense(t, {1, 3, 2, 0}); }
-inline bool is_nchw(const Tensor& t) { return is_dense(t, {3, 2, 1, 0}); }
+inline bool is_nhwc(const Tensor& t) { return is_dense(t, true); }
+inline bool is_nchw(const Tensor& t) { return is_dense(t, false); }
 
-// (B, C, H, W) view of NHWC memory, or a fresh NCHW tensor.
-inline Tensor empty_image(std::vector<int64_t> bchw, bool channels_last, ScalarType dtype,
+// A fresh (B, C, ...) tensor: a view of NHWC memory, or NCHW.
+inline Tensor empty_image(std::vector<int64_t> size, bool channels_last, ScalarType dtype,
                           const Tensor& like) {
-  if (!channels_last) return empty(bchw, dtype, like);
-  return permuted(empty({bchw[0], bchw[2], bchw[3], bchw[1]}, dtype, like), {0, 3, 1, 2});
+  if (!channels_last) return empty(size, dtype, like);
+  std::rotate(size.begin() + 1, size.begin() + 2, size.end());
+  return nchw_view(empty(size, dtype, like));
 }
 
 }  // namespace segdcn

@@ -1,5 +1,5 @@
 """Layers that own their offsets: drop-in replacements for torch.nn modules, torch only."""
 
-from segdcn.layers.deform_conv import DeformableConv2d
+from segdcn.layers.deform_conv import DeformableConv2d, DeformableConv3d
 
-__all__ = ["DeformableConv2d"]
+__all__ = ["DeformableConv2d", "DeformableConv3d"]

@@ -1,10 +1,12 @@
-"""Deformable convolution in two dimensions: arguments, documentation, checks.
+"""Deformable convolution: arguments and documentation in two dimensions; checks in two and three.
 
 What torch has to know about the operator (gradients, shapes, autocast) is in
 `registration.py`, what it computes in `reference.py`, and how fast in cuda/.
 """
 
+import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from segdcn.ops import autocast, library, reference, registration, transforms  #
 Pair = int | tuple[int, int] | list[int]
 
 LIMIT = 2**31 - 1  # positions and pixels of one image are counted in 32 bits
+# Of a map, in order; the two of an image, or all three of a volume.
+DIMENSIONS = ("depth", "height", "width")
 
 
 def deform_conv2d(
@@ -75,11 +79,26 @@ def deform_conv2d(
 
     Source: Dai et al. 2017, eq. 2; Zhu et al. 2018, eq. 1.
     """
-    kernel_size = _check_shapes(input, offset, weight, bias, mask)
-    stride = pair("stride", stride, minimum=1)
-    padding = pair("padding", padding, minimum=0)
-    dilation = pair("dilation", dilation, minimum=1)
-    _check_output_size(input, offset, kernel_size, stride, padding, dilation)
+    return convolve(2, input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def convolve(
+    dims: int,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Check the arguments and call the operator of `dims` dimensions."""
+    _check_shapes(dims, input, offset, weight, bias, mask)
+    stride = each("stride", stride, dims, minimum=1)
+    padding = each("padding", padding, dims, minimum=0)
+    dilation = each("dilation", dilation, dims, minimum=1)
+    _check_output_size(input, offset, weight, stride, padding, dilation)
     _check_dtypes(input, offset, weight, bias, mask)
     library.require(input.device)
 
@@ -88,7 +107,6 @@ def deform_conv2d(
         input, weight, bias = autocast.cast(input.device.type, input, weight, bias)
     if transforms.forward_mode_active(input, offset, weight, bias, mask):
         return _by_definition(input, offset, weight, bias, stride, padding, dilation, mask)
-    taps = kernel_size[0] * kernel_size[1]
     return transforms.forward(
         input,
         weight,
@@ -99,7 +117,7 @@ def deform_conv2d(
         padding,
         dilation,
         input.shape[1] // weight.shape[1],
-        offset.shape[1] // (2 * taps),
+        offset.shape[1] // (dims * math.prod(weight.shape[2:])),
         input.stride(1) == 1 and not input.is_contiguous(),
         input.is_cuda and input.dtype == torch.float32 and _tf32_allowed(),
     )
@@ -124,29 +142,30 @@ def _by_definition(
     """Compute in plain torch, which has forward-mode derivatives."""
     exact = torch.float64 if input.dtype == torch.float64 else torch.float32
     with autocast.off(input.device):
-        result = reference.deform_conv2d(
+        result = reference.deform_conv(
             input.to(exact),
             offset.to(exact),
             weight.to(exact),
             None if bias is None else bias.to(exact),
-            (stride[0], stride[1]),
-            (padding[0], padding[1]),
-            (dilation[0], dilation[1]),
+            stride,
+            padding,
+            dilation,
             None if mask is None else mask.to(exact),
         )
     return result.to(input.dtype)
 
 
-def pair(name: str, value: Pair, minimum: int) -> list[int]:
-    """Return [height, width] of a setting that may be one number, of any integral type.
+def each(name: str, value: int | Sequence[int], dims: int, minimum: int) -> list[int]:
+    """Return one number per dimension of a setting that may be one for all, of any integral type.
 
     Raises:
-        ValueError: It is no pair of whole numbers, or one is too small or too large.
+        ValueError: These are not as many whole numbers, or one is too small or too large.
     """
-    items = list(value) if isinstance(value, (tuple, list)) else [value, value]
+    items: list = list(value) if isinstance(value, (tuple, list)) else [value] * dims
     items = [v if isinstance(v, int) else _whole(v) for v in items]
-    if len(items) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
-        raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each at least {minimum}")
+    if len(items) != dims or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
+        names = ", ".join(DIMENSIONS[-dims:])
+        raise ValueError(f"{name} is {value!r}, but must be an int or ({names}), each at least {minimum}")
     if max(items) > LIMIT:
         raise ValueError(f"{name} is {value!r}, but must be at most {LIMIT}: positions are counted in 32 bits")
     return items
@@ -160,9 +179,9 @@ def _whole(value: Any) -> Any:
 
 
 def _check_shapes(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
-) -> tuple[int, int]:
-    """Check what does not depend on stride, padding and dilation; return (kh, kw)."""
+    dims: int, input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> None:
+    """Check what does not depend on stride, padding and dilation."""
     tensors = {"input": input, "offset": offset, "weight": weight}
     if mask is not None:
         tensors["mask"] = mask
@@ -171,14 +190,13 @@ def _check_shapes(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, but must be a tensor")
-        if name != "bias" and tensor.dim() != 4:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have 4 dimensions")
+        if name != "bias" and tensor.dim() != dims + 2:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have {dims + 2} dimensions")
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, but input is on {input.device}; move them together")
     channels, out_channels = input.shape[1], weight.shape[0]
-    kh, kw = weight.shape[2], weight.shape[3]
-    taps = kh * kw
-    if min(channels, input.shape[2], input.shape[3]) < 1:
+    kernel, taps = "x".join(map(str, weight.shape[2:])), math.prod(weight.shape[2:])
+    if min(input.shape[1:]) < 1:
         raise ValueError(f"input has shape {tuple(input.shape)}; only the batch may be empty")
     if min(out_channels, weight.shape[1], taps) < 1:
         raise ValueError(f"weight has shape {tuple(weight.shape)}; no dimension may be empty")
@@ -192,12 +210,13 @@ def _check_shapes(
         raise ValueError(
             f"weight has {out_channels} output channels, but with {groups} groups it must be a multiple of {groups}"
         )
-    if offset.shape[1] == 0 or offset.shape[1] % (2 * taps) != 0:
+    if offset.shape[1] == 0 or offset.shape[1] % (dims * taps) != 0:
+        displacement = "(dy, dx) pair" if dims == 2 else "(dz, dy, dx) triple"
         raise ValueError(
-            f"offset has {offset.shape[1]} channels, but a {kh}x{kw} kernel needs a multiple of "
-            f"{2 * taps}: one (dy, dx) pair per tap and offset group"
+            f"offset has {offset.shape[1]} channels, but a {kernel} kernel needs a multiple of "
+            f"{dims * taps}: one {displacement} per tap and offset group"
         )
-    offset_groups = offset.shape[1] // (2 * taps)
+    offset_groups = offset.shape[1] // (dims * taps)
     if channels % offset_groups != 0:
         raise ValueError(
             f"offset has {offset.shape[1]} channels, which makes {offset_groups} offset groups, but the input's "
@@ -205,56 +224,56 @@ def _check_shapes(
         )
     if mask is not None and mask.shape[1] != offset_groups * taps:
         raise ValueError(
-            f"mask has {mask.shape[1]} channels, but {offset_groups} offset groups of a {kh}x{kw} kernel "
+            f"mask has {mask.shape[1]} channels, but {offset_groups} offset groups of a {kernel} kernel "
             f"need {offset_groups * taps}: one per tap and offset group"
         )
     if mask is not None and mask.shape[:1] + mask.shape[2:] != offset.shape[:1] + offset.shape[2:]:
+        size = f"{', '.join(DIMENSIONS[-dims:-1])} and width"
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, but offset {tuple(offset.shape)}; batch, height and width must agree"
+            f"mask has shape {tuple(mask.shape)}, but offset {tuple(offset.shape)}; batch, {size} must agree"
         )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
         raise ValueError(f"bias has shape {tuple(bias.shape)}, but must be ({out_channels},): one per output channel")
-    return kh, kw
 
 
 def _check_output_size(
     input: Tensor,
     offset: Tensor,
-    kernel_size: tuple[int, int],
+    weight: Tensor,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
 ) -> None:
     """Check that offset has the batch and the size of the result."""
+    dims, kernel_size = len(stride), weight.shape[2:]
     # Not while compiling, where they would narrow the sizes that a program is exported for;
     # the kernels check the number of pixels again.
     limited = not torch.compiler.is_compiling()
-    if limited and input.shape[2] * input.shape[3] >= LIMIT:
+    if limited and math.prod(input.shape[2:]) >= LIMIT:
         raise ValueError(
-            f"input has shape {tuple(input.shape)}, but height times width must be less than {LIMIT}: "
-            "the pixels of an image are counted in 32 bits"
+            f"input has shape {tuple(input.shape)}, but {' times '.join(DIMENSIONS[-dims:])} must be less than "
+            f"{LIMIT}: the pixels of an image are counted in 32 bits"
         )
     size = []
-    for i in (0, 1):
+    for i in range(dims):
         span = dilation[i] * (kernel_size[i] - 1) + 1
         length = input.shape[2 + i] + 2 * padding[i]
         if limited and length > LIMIT:
             raise ValueError(
-                f"padding {padding[i]} makes the input {length} pixels long in {('height', 'width')[i]}, but it may "
+                f"padding {padding[i]} makes the input {length} pixels long in {DIMENSIONS[i - dims]}, but it may "
                 f"be at most {LIMIT}: positions are counted in 32 bits"
             )
         if length < span:
             raise ValueError(
-                f"the kernel spans {span} pixels in {('height', 'width')[i]} (kernel {kernel_size[i]}, dilation "
+                f"the kernel spans {span} pixels in {DIMENSIONS[i - dims]} (kernel {kernel_size[i]}, dilation "
                 f"{dilation[i]}), but the padded input has {length}"
             )
         size.append((length - span) // stride[i] + 1)
-    expected = (input.shape[0], size[0], size[1])
-    came = (offset.shape[0], offset.shape[2], offset.shape[3])
-    if came != expected:
+    if (offset.shape[0], *offset.shape[2:]) != (input.shape[0], *size):
+        expected = ", ".join(map(str, (input.shape[0], offset.shape[1], *size)))
         raise ValueError(
-            f"offset has shape {tuple(offset.shape)}, but this convolution needs ({expected[0]}, "
-            f"{offset.shape[1]}, {expected[1]}, {expected[2]}): the batch of the input and the size of the result"
+            f"offset has shape {tuple(offset.shape)}, but this convolution needs ({expected}): the batch of the "
+            "input and the size of the result"
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segdcn.errors import UserValueError
-from segdcn.ops.deform_conv import Pair, deform_conv2d, pair
+from segdcn.ops.deform_conv import Pair, deform_conv2d, each
 
 
 class DeformConv2d(nn.Module):
@@ -90,5 +90,5 @@ class DeformConv2d(nn.Module):
 
 
 def _pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
-    height, width = pair(name, value, minimum)
+    height, width = each(name, value, 2, minimum)
     return height, width

@@ -4,37 +4,97 @@ Slow and memory-hungry, on every device, differentiable as often as one likes. N
 here is shared with cuda/, so that an error there cannot hide here.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import product
+
 import torch
 from torch import Tensor
 
 
-def bilinear_read(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read every channel of `input` at positions (y, x), as if it were surrounded by zeros.
+def linear_read(input: Tensor, position: Sequence[Tensor]) -> Tensor:
+    """Read every channel of `input` at positions, as if it were surrounded by zeros.
+
+    Bilinearly in a map (B, C, H, W), trilinearly in one (B, C, D, H, W).
 
     Args:
-        input: Feature map (B, C, H, W).
-        y: Row positions in pixels, (B, ...); NaN and infinite count as outside.
-        x: Column positions in pixels, of the same shape.
+        input: Feature map.
+        position: One tensor (B, ...) per dimension of the map, in pixels; NaN and infinite
+            count as outside.
 
     Returns:
         The values, (B, C, ...).
     """
-    height, width = input.shape[2:]
-    inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)  # False for NaN
-    y = torch.where(inside, y, 0)
-    x = torch.where(inside, x, 0)
-    top, left = y.detach().floor(), x.detach().floor()
-    flat = input.flatten(2)  # (B, C, H*W)
+    sizes = input.shape[2:]
+    inside = torch.ones((), dtype=torch.bool, device=input.device)
+    for at, size in zip(position, sizes, strict=True):
+        inside = inside & (at >= -1) & (at < size)  # False for NaN
+    position = [torch.where(inside, at, 0) for at in position]
+    first = [at.detach().floor() for at in position]
+    flat = input.flatten(2)  # (B, C, D*H*W)
     total = torch.zeros((), dtype=input.dtype, device=input.device)
-    for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-        for col, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            valid = inside & (row >= 0) & (row < height) & (col >= 0) & (col < width)
-            index = torch.where(valid, row * width + col, 0).long().flatten(1)  # (B, positions)
-            value = flat.gather(2, index[:, None].expand(-1, input.shape[1], -1))
-            value = value.unflatten(2, y.shape[1:])
-            # where, not a product: a NaN in the map must not reach reads that do not touch it.
-            total = total + torch.where(valid[:, None], value * (weight_y * weight_x)[:, None], 0)
+    for corner in product((0, 1), repeat=len(sizes)):
+        pixel = torch.zeros_like(first[0])
+        weight = torch.ones_like(first[0])
+        valid = inside
+        for step, at, low, size in zip(corner, position, first, sizes, strict=True):
+            index = low + step
+            valid = valid & (index >= 0) & (index < size)
+            pixel = pixel * size + index
+            weight = weight * (at - low if step else low + 1 - at)
+        chosen = torch.where(valid, pixel, 0).long().flatten(1)  # (B, positions)
+        value = flat.gather(2, chosen[:, None].expand(-1, input.shape[1], -1))
+        value = value.unflatten(2, inside.shape[1:])
+        # where, not a product: a NaN in the map must not reach reads that do not touch it.
+        total = total + torch.where(valid[:, None], value * weight[:, None], 0)
     return total
+
+
+def deform_conv(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Do what `segdcn.ops.deform_conv2d` and `deform_conv3d` do, step by step; one setting per dimension.
+
+    1. For each offset group and tap, the positions: grid + dilation + offset.
+    2. Read the group's channels there, linearly in each dimension; multiply by the mask.
+    3. Multiply the (tap, channel) values of each pixel by the weight; add the bias.
+    """
+    batch, channels = input.shape[:2]
+    out_channels, per_group, *kernel = weight.shape
+    out_size = offset.shape[2:]
+    dims, taps = len(kernel), math.prod(kernel)
+    offset_groups = offset.shape[1] // (dims * taps)
+    offset = offset.view(batch, offset_groups, taps, dims, *out_size)
+    grid = []  # per dimension: where the first tap reads, to be broadcast with (Do, Ho, Wo)
+    for d, size in enumerate(out_size):
+        line = torch.arange(size, dtype=offset.dtype, device=offset.device) * stride[d] - padding[d]
+        grid.append(line.view(-1, *[1] * (dims - 1 - d)))
+
+    columns = []  # per offset group: (B, C/G, K, Do, Ho, Wo)
+    for group, part in enumerate(input.chunk(offset_groups, dim=1)):
+        reads = []
+        for tap, place in enumerate(product(*map(range, kernel))):
+            position = [grid[d] + place[d] * dilation[d] + offset[:, group, tap, d] for d in range(dims)]
+            value = linear_read(part, position)
+            if mask is not None:
+                value = value * mask[:, group * taps + tap, None]
+            reads.append(value)
+        columns.append(torch.stack(reads, dim=2))
+    stacked = torch.cat(columns, dim=1)  # (B, C, K, Do, Ho, Wo)
+
+    groups = channels // per_group
+    stacked = stacked.view(batch, groups, per_group, taps, math.prod(out_size))
+    kernels = weight.reshape(groups, out_channels // groups, per_group, taps)
+    output = torch.einsum("bgckp,gock->bgop", stacked, kernels)
+    output = output.reshape(batch, out_channels, *out_size)
+    return output if bias is None else output + bias.view(-1, *[1] * dims)
 
 
 def deform_conv2d(
@@ -42,42 +102,24 @@ def deform_conv2d(
     offset: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Do what `segdcn.ops.deform_conv2d` does, step by step; arguments as there, as pairs.
+    """Do what `segdcn.ops.deform_conv2d` does; arguments as there, as pairs."""
+    return deform_conv(input, offset, weight, bias, stride, padding, dilation, mask)
 
-    1. For each offset group and tap, the positions: grid + dilation + offset.
-    2. Read the group's channels there, bilinearly; multiply by the mask.
-    3. Multiply the (tap, channel) values of each pixel by the weight; add the bias.
-    """
-    batch, channels = input.shape[:2]
-    out_channels, per_group, kh, kw = weight.shape
-    out_height, out_width = offset.shape[2:]
-    offset_groups = offset.shape[1] // (2 * kh * kw)
-    offset = offset.view(batch, offset_groups, kh, kw, 2, out_height, out_width)
-    rows = torch.arange(out_height, dtype=offset.dtype, device=offset.device) * stride[0] - padding[0]
-    cols = torch.arange(out_width, dtype=offset.dtype, device=offset.device) * stride[1] - padding[1]
 
-    columns = []  # per offset group: (B, C/G, K, Ho, Wo)
-    for group, part in enumerate(input.chunk(offset_groups, dim=1)):
-        taps = []
-        for i in range(kh):
-            for j in range(kw):
-                y = rows[:, None] + i * dilation[0] + offset[:, group, i, j, 0]
-                x = cols[None, :] + j * dilation[1] + offset[:, group, i, j, 1]
-                value = bilinear_read(part, y, x)
-                if mask is not None:
-                    value = value * mask[:, group * kh * kw + i * kw + j, None]
-                taps.append(value)
-        columns.append(torch.stack(taps, dim=2))
-    stacked = torch.cat(columns, dim=1)  # (B, C, K, Ho, Wo)
-
-    groups = channels // per_group
-    stacked = stacked.view(batch, groups, per_group, kh * kw, out_height, out_width)
-    kernels = weight.reshape(groups, out_channels // groups, per_group, kh * kw)
-    output = torch.einsum("bgckhw,gock->bgohw", stacked, kernels)
-    output = output.reshape(batch, out_channels, out_height, out_width)
-    return output if bias is None else output + bias[None, :, None, None]
+def deform_conv3d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Do what `segdcn.ops.deform_conv3d` does; arguments as there, as triples."""
+    return deform_conv(input, offset, weight, bias, stride, padding, dilation, mask)

@@ -18,10 +18,10 @@ _library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is Non
 
 
 def _empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
-    """Return (B, C, H, W) with exactly the strides that the C++ code gives its results."""
+    """Return (B, C, ...) with exactly the strides that the C++ code gives its results."""
     if not channels_last:
         return like.new_empty(size)
-    return like.new_empty([size[0], size[2], size[3], size[1]]).permute(0, 3, 1, 2)
+    return like.new_empty([size[0], *size[2:], size[1]]).movedim(-1, 1)
 
 
 def _fake_forward(
@@ -75,7 +75,7 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
-    """Differentiate deform_conv2d: one gradient, or None, for each of its arguments."""
+    """Differentiate the convolution: one gradient, or None, for each of its arguments."""
     input, weight, offset, mask = ctx.saved_tensors
     need_input, need_weight, need_offset, need_mask, need_bias = ctx.needs_input_grad[:5]
     grad_input = grad_weight = grad_offset = grad_mask = grad_bias = None
@@ -93,7 +93,7 @@ def first_gradients(ctx: Any, grad_output: Tensor) -> tuple:
             torch.are_deterministic_algorithms_enabled(),
         )
     if need_bias:
-        grad_bias = grad_output.sum((0, 2, 3))
+        grad_bias = grad_output.sum((0, *range(2, grad_output.dim())))
     return (
         grad_input if need_input else None,
         grad_weight if need_weight else None,
@@ -111,7 +111,7 @@ def _save_for_second_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def gradients_of_gradients(ctx: Any, *grads: Tensor) -> tuple:
-    """Differentiate deform_conv2d_backward: one gradient, or None, for each of its arguments."""
+    """Differentiate its backward: one gradient, or None, for each of its arguments."""
     arguments = (*ctx.saved_tensors, *ctx.settings[:3], ctx.needs_input_grad[:5])
     results = second_gradients(grads, *arguments)
     return (*results, *[None] * len(ctx.settings))
@@ -127,7 +127,7 @@ def _autograd_kernel(operator: str, backward: Callable, setup_context: Callable)
         if transforms.carries_tangent(*(a for a in arguments if isinstance(a, Tensor))):
             raise NotImplementedError(
                 f"torch.ops.segdcn.{operator} has no forward-mode derivative (jvp, jacfwd, dual numbers); "
-                "segdcn.ops.deform_conv2d has one"
+                f"segdcn.ops.{operator.removesuffix('_backward')} has one"
             )
         return registered(keyset, *arguments)
 
@@ -147,23 +147,24 @@ def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
     ) -> Tensor:
         input, weight, bias = autocast.cast(device_type, input, weight, bias)
         with _ExcludeDispatchKeyGuard(key):
-            return torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings)
+            return transforms.forward_operator(settings[0])(input, weight, offset, mask, bias, *settings)
 
     return kernel
 
 
 if _library is not None:
-    torch.library.register_fake("segdcn::deform_conv2d", _fake_forward)
-    torch.library.register_fake("segdcn::deform_conv2d_backward", _fake_backward)
-    for _operator, _backward, _setup_context in (
-        ("deform_conv2d", first_gradients, _save_for_backward),
-        ("deform_conv2d_backward", gradients_of_gradients, _save_for_second_backward),
-    ):
-        try:
-            _kernel = _autograd_kernel(_operator, _backward, _setup_context)
-        except (ImportError, TypeError):  # another torch's insides: tangents of the raw operators are not refused
-            torch.library.register_autograd(f"segdcn::{_operator}", _backward, setup_context=_setup_context)
-        else:
-            _library.impl(_operator, _kernel, "Autograd", with_keyset=True)
-    _library.impl("deform_conv2d", _autocast_kernel("cpu"), "AutocastCPU")
-    _library.impl("deform_conv2d", _autocast_kernel("cuda"), "AutocastCUDA")
+    for _name in ("deform_conv2d", "deform_conv3d"):
+        torch.library.register_fake(f"segdcn::{_name}", _fake_forward)
+        torch.library.register_fake(f"segdcn::{_name}_backward", _fake_backward)
+        for _operator, _backward, _setup_context in (
+            (_name, first_gradients, _save_for_backward),
+            (f"{_name}_backward", gradients_of_gradients, _save_for_second_backward),
+        ):
+            try:
+                _kernel = _autograd_kernel(_operator, _backward, _setup_context)
+            except (ImportError, TypeError):  # another torch's insides: tangents of the raw operators are not refused
+                torch.library.register_autograd(f"segdcn::{_operator}", _backward, setup_context=_setup_context)
+            else:
+                _library.impl(_operator, _kernel, "Autograd", with_keyset=True)
+        _library.impl(_name, _autocast_kernel("cpu"), "AutocastCPU")
+        _library.impl(_name, _autocast_kernel("cuda"), "AutocastCUDA")

@@ -1,10 +1,11 @@
-"""The derivative of deform_conv2d's backward, from the operator's definition in plain torch.
+"""The derivative of the convolutions' backward, from the operator's definition in plain torch.
 
 Second derivatives serve gradient penalties, Hessians and sharpness measures, where being right
 matters more than being fast: autograd of the definition gives them, of any order, a few rows of
-output pixels at a time.
+output pixels, in three dimensions a few planes, at a time.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,21 +34,21 @@ def second_gradients(
     """Differentiate sum(grads * backward(grad_output, input, weight, offset, mask)).
 
     Memory beyond arguments and results does not grow with the batch. In float32 it is about
-    75 MiB (more where one row of output pixels has more than CHUNK_ELEMENTS columns) and a dozen
-    copies of one image and of the weight. Where the second derivative is itself to be
+    75 MiB (more where one row of output pixels, or one plane, has more than CHUNK_ELEMENTS columns) and a
+    dozen copies of one image and of the weight. Where the second derivative is itself to be
     differentiated (create_graph, torch.func), what that needs of every image is kept.
 
     Args:
         grads: What arrives for the gradients of input, weight, offset and mask; None or an
             empty tensor counts as zeros.
-        grad_output: Gradient of the result, (B, O, Ho, Wo).
+        grad_output: Gradient of the result, (B, O, (Do,) Ho, Wo).
         input: As in deform_conv2d, and so on.
         weight: As in deform_conv2d.
         offset: As in deform_conv2d.
         mask: As in deform_conv2d.
-        stride: As in deform_conv2d, (height, width).
-        padding: As in deform_conv2d, (height, width).
-        dilation: As in deform_conv2d, (height, width).
+        stride: As in deform_conv2d, one for each dimension.
+        padding: As in deform_conv2d, one for each dimension.
+        dilation: As in deform_conv2d, one for each dimension.
         needs: Which of the five gradients to return.
 
     Returns:
@@ -56,7 +57,7 @@ def second_gradients(
     exact = torch.float64 if input.dtype == torch.float64 else torch.float32
     w = weight.to(exact)
     weight_tangent = _given(grads[1], w, slice(None))
-    per_row = input.shape[1] * weight.shape[2] * weight.shape[3] * offset.shape[3]
+    per_row = input.shape[1] * math.prod(weight.shape[2:]) * math.prod(offset.shape[3:])
     rows = max(1, CHUNK_ELEMENTS // per_row)
 
     weight_result = torch.zeros_like(w)
@@ -70,18 +71,18 @@ def second_gradients(
         image = slice(i, i + 1)
         go, x, o = (t[image].to(exact) for t in (grad_output, input, offset))
         # Without a mask, one of ones, whose gradient nobody asks for.
-        m = torch.ones_like(o[:, ::2]) if mask is None else mask[image].to(exact)
+        m = torch.ones_like(o[:, :: len(stride)]) if mask is None else mask[image].to(exact)
         tangents = [_given(g, t, image) for g, t in ((grads[0], x), (grads[2], o), (grads[3], m))]
         input_result = torch.zeros_like(x)
         parts: list[tuple[Tensor, ...]] = []
         for top in range(0, offset.shape[2], rows):
             chunk = (slice(None), slice(None), slice(top, top + rows))
             # Rows further down start further down in the input: a smaller padding, also below 0.
-            pads = (padding[0] - top * stride[0], padding[1])
+            pads = [padding[0] - top * stride[0], *padding[1:]]
             of_chunk = _second_vjp(
                 (tangents[0], weight_tangent, tangents[1][chunk], tangents[2][chunk]),
                 (go[chunk], x, w, o[chunk], m[chunk]),
-                ((stride[0], stride[1]), pads, (dilation[0], dilation[1])),
+                (stride, pads, dilation),
             )
             input_result, weight_result = input_result + of_chunk[1], weight_result + of_chunk[2]
             parts.append((of_chunk[0], of_chunk[3], of_chunk[4]))
@@ -122,13 +123,13 @@ class _Result:
 
 
 def _second_vjp(
-    grads: tuple[Tensor, ...], arguments: tuple[Tensor, ...], settings: tuple[tuple[int, int], ...]
+    grads: tuple[Tensor, ...], arguments: tuple[Tensor, ...], settings: tuple[list[int], ...]
 ) -> tuple[Tensor, ...]:
     """Differentiate the backward of the definition for some rows of one image."""
     stride, padding, dilation = settings
 
     def forward(input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        return reference.deform_conv2d(input, offset, weight, None, stride, padding, dilation, mask)
+        return reference.deform_conv(input, offset, weight, None, stride, padding, dilation, mask)
 
     def backward(grad_output: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         return vjp(forward, *leaves)[1](grad_output)

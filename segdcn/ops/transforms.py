@@ -20,6 +20,7 @@ from segdcn.ops import library
 class Settings:
     """The integer arguments of the operators, as one thing that torch.func does not look into."""
 
+    # One number for each dimension, so their length tells deform_conv2d from deform_conv3d.
     stride: list[int]
     padding: list[int]
     dilation: list[int]
@@ -31,6 +32,16 @@ class Settings:
     def values(self) -> list:
         """Return them in the operators' order."""
         return list(astuple(self))
+
+
+def forward_operator(stride: list[int]) -> Callable[..., Tensor]:
+    """Return the operator of as many dimensions as there are strides."""
+    return torch.ops.segdcn.deform_conv2d if len(stride) == 2 else torch.ops.segdcn.deform_conv3d
+
+
+def backward_operator(stride: list[int]) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Return its backward."""
+    return torch.ops.segdcn.deform_conv2d_backward if len(stride) == 2 else torch.ops.segdcn.deform_conv3d_backward
 
 
 def transforms_active() -> bool:
@@ -62,7 +73,7 @@ def forward(*arguments: Any) -> Tensor:
     """Call the operator, in the way that differentiates under torch.func where that is active."""
     if transforms_active():
         return _Forward.apply(*arguments[:5], Settings(*arguments[5:]))
-    return torch.ops.segdcn.deform_conv2d(*arguments)
+    return forward_operator(arguments[5])(*arguments)
 
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,7 +82,7 @@ def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *settings, need_input, need_weight, need_offset, deterministic = arguments[5:]
         needs = (need_input, need_weight, need_offset, deterministic)
         return _Backward.apply(*arguments[:5], Settings(*settings), needs)
-    return torch.ops.segdcn.deform_conv2d_backward(*arguments)
+    return backward_operator(arguments[5])(*arguments)
 
 
 class _Forward(torch.autograd.Function):
@@ -81,7 +92,7 @@ class _Forward(torch.autograd.Function):
     def forward(
         input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, settings: Settings
     ) -> Tensor:
-        return torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings.values())
+        return forward_operator(settings.stride)(input, weight, offset, mask, bias, *settings.values())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -109,9 +120,8 @@ class _Backward(torch.autograd.Function):
         settings: Settings,
         needs: tuple[bool, bool, bool, bool],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return torch.ops.segdcn.deform_conv2d_backward(
-            grad_output, input, weight, offset, mask, *settings.values(), *needs
-        )
+        operator = backward_operator(settings.stride)
+        return operator(grad_output, input, weight, offset, mask, *settings.values(), *needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -151,23 +161,25 @@ def _one_by_one(operator: Callable, info: Any, in_dims: tuple, arguments: tuple)
 
 
 def _vmap_forward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Tensor, int]:
+    operator = forward_operator(arguments[5])
     if in_dims[1] is not None or in_dims[4] is not None:  # a weight or a bias each
-        return torch.stack(_one_by_one(torch.ops.segdcn.deform_conv2d, info, in_dims, arguments)), 0
+        return torch.stack(_one_by_one(operator, info, in_dims, arguments)), 0
     input, weight, offset, mask, bias, *settings = arguments
     input, offset, mask = _fold(info, [input, offset, mask], [in_dims[0], in_dims[2], in_dims[3]])
-    result = torch.ops.segdcn.deform_conv2d(input, weight, offset, mask, bias, *settings)
+    result = operator(input, weight, offset, mask, bias, *settings)
     return result.unflatten(0, (info.batch_size, -1)), 0
 
 
 def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, tuple]:
     *_, need_input, need_weight, need_offset, _ = arguments
+    operator = backward_operator(arguments[5])
     if in_dims[2] is not None or need_weight:  # a weight, or its gradient, each
-        results = _one_by_one(torch.ops.segdcn.deform_conv2d_backward, info, in_dims, arguments)
-        return tuple(map(torch.stack, zip(*results, strict=True))), (0, 0, 0, 0)
+        each = _one_by_one(operator, info, in_dims, arguments)
+        return tuple(map(torch.stack, zip(*each, strict=True))), (0, 0, 0, 0)
     grad_output, input, weight, offset, mask, *settings = arguments
     dims = [in_dims[0], in_dims[1], in_dims[3], in_dims[4]]
     grad_output, input, offset, mask = _fold(info, [grad_output, input, offset, mask], dims)
-    results = torch.ops.segdcn.deform_conv2d_backward(grad_output, input, weight, offset, mask, *settings)
+    results = operator(grad_output, input, weight, offset, mask, *settings)
     given = (need_input, False, need_offset, need_offset and mask is not None)  # the others come without elements
     unfolded = [
         r.unflatten(0, (info.batch_size, -1)) if there else r.expand(info.batch_size, 0)
@@ -177,5 +189,6 @@ def _vmap_backward(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple, t
 
 
 if library.cpu_problem is None:
-    torch.library.register_vmap("segdcn::deform_conv2d", _vmap_forward)
-    torch.library.register_vmap("segdcn::deform_conv2d_backward", _vmap_backward)
+    for _name in ("segdcn::deform_conv2d", "segdcn::deform_conv3d"):
+        torch.library.register_vmap(_name, _vmap_forward)
+        torch.library.register_vmap(f"{_name}_backward", _vmap_backward)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,18 +22,18 @@ from segdcn.timing import Timing, alternate, machine, peak_memory
 from segdcn.verbs.report_file import check_report_file
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
-# and many small maps.
-SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1"]
+# and many small maps. With a depth before the height, 3x3x3: a short clip of video.
+SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1", "1,128,8,28,28,128,1"]
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 DTYPES: list[DType] = ["float32"]
-Candidate = Literal["segdcn", "conv2d", "torchvision", "onnxruntime", "reference"]
+Candidate = Literal["segdcn", "conv2d", "conv3d", "torchvision", "onnxruntime", "reference"]
 CANDIDATES: list[Candidate] = list(get_args(Candidate))
-OURS, PLAIN, TORCHVISION, ONNXRUNTIME, REFERENCE = CANDIDATES
+OURS, PLAIN, PLAIN3D, TORCHVISION, ONNXRUNTIME, REFERENCE = CANDIDATES
 
 
 @dataclass(frozen=True)
 class Size:
-    """One modulated 3x3 convolution that keeps its input's height and width."""
+    """One modulated 3x3, or with a depth 3x3x3, convolution that keeps its input's size."""
 
     batch: int
     channels: int
@@ -41,22 +41,32 @@ class Size:
     width: int
     out_channels: int
     dilation: int
+    depth: int | None = None
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """(D,) H, W."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     def __str__(self) -> str:
         """Write it as parse reads it."""
-        return ",".join(map(str, astuple(self)))
+        return ",".join(map(str, (self.batch, self.channels, *self.pixels, self.out_channels, self.dilation)))
 
     @classmethod
     def parse(cls, text: str) -> "Size":
-        """Read B,C,H,W,O,dilation."""
+        """Read B,C,H,W,O,dilation or B,C,D,H,W,O,dilation."""
         parts = text.replace(" ", "").split(",")
-        if len(parts) != 6 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        if len(parts) not in (6, 7) or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise UserValueError(
-                f"size {text!r} is not B,C,H,W,O,dilation: six numbers of at least 1, such as {SIZES[0]}"
+                f"size {text!r} is not B,C,H,W,O,dilation or B,C,D,H,W,O,dilation: six or seven numbers of at least 1, "
+                f"such as {SIZES[0]}"
             )
-        size = cls(*map(int, parts))
-        pixels = size.height * size.width
-        needed = 4 * (size.batch * pixels * (size.channels + 27 + size.out_channels) + size.weights)
+        numbers = list(map(int, parts))
+        depth = numbers.pop(2) if len(numbers) == 7 else None
+        size = replace(cls(*numbers), depth=depth)
+        pixels = size.height * size.width * (depth or 1)
+        fields = 27 if depth is None else 4 * 27
+        needed = 4 * (size.batch * pixels * (size.channels + fields + size.out_channels) + size.weights)
         if pixels >= 2**31 - 1 or needed > _memory():
             raise UserValueError(
                 f"size {text!r} is too large: its tensors alone take {needed / 2**30:.0f} GiB, and "
@@ -67,7 +77,7 @@ class Size:
     @property
     def weights(self) -> int:
         """Elements of the weight."""
-        return 9 * self.channels * self.out_channels
+        return (9 if self.depth is None else 27) * self.channels * self.out_channels
 
 
 def ops(
@@ -80,11 +90,11 @@ def ops(
     rounds: int = 9,
     json: str | None = None,
 ) -> None:
-    """Time deform_conv2d against the plain convolution, torchvision and onnxruntime.
+    """Time deform_conv2d and deform_conv3d against the plain convolution, torchvision and onnxruntime.
 
-    All candidates compute a modulated 3x3 convolution of the same numbers and take turns in
+    All candidates compute a modulated 3x3 (3x3x3) convolution of the same numbers and take turns in
     one run; the table shows medians, segdcn's time as a multiple of the other's, and the memory
-    that a call needs beyond inputs, outputs and gradients. conv2d is the plain convolution,
+    that a call needs beyond inputs, outputs and gradients. conv2d (conv3d) is the plain convolution,
     channels-last; reference is the definition in plain torch. onnxruntime has no backward and is
     left out where it is not installed.
 
@@ -92,7 +102,7 @@ def ops(
         segdcn benchmark ops --sizes '["2,512,64,64,512,1"]' --threads 2
 
     Args:
-        sizes: Convolutions to time, each B,C,H,W,O,dilation.
+        sizes: Convolutions to time, each B,C,H,W,O,dilation, or with a depth B,C,D,H,W,O,dilation.
         dtypes: Of input and weight; offsets and masks are float32, or float64 with float64.
             torchvision wants all of one dtype, and has no bfloat16.
         candidates: Which to time; segdcn always is.
@@ -164,21 +174,24 @@ def _candidates(
     """Return what to time, by name: each computes the same convolution."""
     import torchvision
 
-    from segdcn.ops import deform_conv2d, reference
+    from segdcn.ops import deform_conv2d, deform_conv3d, reference
 
     generator = torch.Generator().manual_seed(0)
-    last = torch.channels_last
+    flat = size.depth is None
+    last = torch.channels_last if flat else torch.channels_last_3d
+    deform, plain = (deform_conv2d, F.conv2d) if flat else (deform_conv3d, F.conv3d)
 
     def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (torch.randn(shape, generator=generator) * scale).to(device)
 
-    batch, height, width, spread = size.batch, size.height, size.width, size.dilation
-    image = normal(batch, size.channels, height, width).to(dtype)
-    weight = normal(size.out_channels, size.channels, 3, 3, scale=(9 * size.channels) ** -0.5).to(dtype)
+    batch, spread, dims = size.batch, size.dilation, len(size.pixels)
+    taps = 3**dims
+    image = normal(batch, size.channels, *size.pixels).to(dtype)
+    weight = normal(size.out_channels, size.channels, *[3] * dims, scale=(taps * size.channels) ** -0.5).to(dtype)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    offset = normal(batch, 18, height, width, scale=2.0).to(exact)  # pixels: what trained layers reach
-    mask = normal(batch, 9, height, width).sigmoid().to(exact) * 2
-    grad = normal(batch, size.out_channels, height, width).to(dtype)
+    offset = normal(batch, dims * taps, *size.pixels, scale=2.0).to(exact)  # pixels: what trained layers reach
+    mask = normal(batch, taps, *size.pixels).sigmoid().to(exact) * 2
+    grad = normal(batch, size.out_channels, *size.pixels).to(dtype)
 
     def prepare(layout: torch.memory_format, *tensors: torch.Tensor) -> list[torch.Tensor]:
         return [t.contiguous(memory_format=layout).requires_grad_(backward) for t in tensors]
@@ -194,9 +207,15 @@ def _candidates(
     x, o, w, m = leaves
     grad_last = grad.contiguous(memory_format=last)
     candidates: dict[str, Callable[[], object]] = {
-        OURS: lambda: step(lambda: deform_conv2d(x, o, w, None, 1, spread, spread, m), grad_last, leaves),
-        PLAIN: lambda: step(lambda: F.conv2d(x, w, None, 1, spread, spread), grad_last, [x, w]),
+        OURS: lambda: step(lambda: deform(x, o, w, None, 1, spread, spread, m), grad_last, leaves),
+        PLAIN if flat else PLAIN3D: lambda: step(lambda: plain(x, w, None, 1, spread, spread), grad_last, [x, w]),
     }
+    ours = (1,) * dims, (spread,) * dims, (spread,) * dims
+    candidates[REFERENCE] = lambda: step(
+        lambda: reference.deform_conv(x.to(exact), o, w.to(exact), None, *ours, m).to(dtype), grad_last, leaves
+    )
+    if not flat:  # the others have no third dimension
+        return candidates
     if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):  # as networks are trained with it
         theirs = [*prepare(torch.contiguous_format, image, offset, weight, mask)]
         autocast: AbstractContextManager = torch.autocast("cuda", dtype)
@@ -211,10 +230,6 @@ def _candidates(
 
     if device.type == "cuda" or dtype != torch.bfloat16:  # torchvision has none on the CPU
         candidates[TORCHVISION] = lambda: step(torchvisions, grad, theirs)
-    ours = (1, 1), (spread, spread), (spread, spread)
-    candidates[REFERENCE] = lambda: step(
-        lambda: reference.deform_conv2d(x.to(exact), o, w.to(exact), None, *ours, m).to(dtype), grad_last, leaves
-    )
     if not backward and dtype == torch.float32 and device.type == "cpu":
         session = _onnxruntime_session(size)
         if session is not None:
@@ -265,14 +280,14 @@ def _row(
 def _table(rows: list[dict[str, Any]]) -> Table:
     """One line per candidate, so that it fits into 80 columns."""
     table = Table(
-        title="deform_conv2d, modulated 3x3",
+        title="deform_conv2d, modulated 3x3; deform_conv3d, modulated 3x3x3",
         caption="factor: segdcn's time as a multiple of the other's, below 1 segdcn is faster\n"
         "MiB: memory beyond inputs, outputs and gradients",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("B,C,H,W,O,dilation", "dtype", "", ""):
+    for name in ("B,C,(D,)H,W,O,dil.", "dtype", "", ""):
         table.add_column(name, no_wrap=True)
     for name in ("ms", "factor", "MiB"):
         table.add_column(name, no_wrap=True, justify="right")

@@ -283,30 +283,36 @@ def _variables() -> Iterator[Finding]:
 Case = tuple[dict[str, "torch.Tensor"], dict[str, Any]]
 
 
-def _deform_conv2d() -> Case:
+def _deform_conv(dims: int) -> Case:
     """Draw reads across every border, groups that overlap, and channels that fill registers and leave some."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> "torch.Tensor":
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    offset = (normal(2, 3 * 6 * 2, 3, 8) * 3).floor()  # three offset groups, six taps
+    size, kernel, out_size = [(5, 7, 9)[-dims:], (2, 3, 2)[-dims:], (4, 3, 8)[-dims:]]
+    fields = 3 * math.prod(kernel)  # three offset groups
+    offset = (normal(2, dims * fields, *out_size) * 3).floor()
     # Away from whole pixels, where the slope jumps and rounding would choose the side.
     offset += torch.rand(offset.shape, generator=generator, dtype=torch.float64) * 0.6 + 0.2
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
     tensors = {
-        "input": normal(2, 72, 7, 9).contiguous(memory_format=torch.channels_last),
+        "input": normal(2, 72, *size).contiguous(memory_format=last),
         "offset": offset,
-        "weight": normal(40, 36, 3, 2),  # two groups
+        "weight": normal(40, 36, *kernel),  # two groups
         "bias": normal(40),
-        "mask": normal(2, 3 * 6, 3, 8).sigmoid() * 2,
+        "mask": normal(2, fields, *out_size).sigmoid() * 2,
     }
-    settings = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
+    settings = {"stride": (1, 2, 1)[-dims:], "padding": (0, 1, 0)[-dims:], "dilation": (1, 2, 1)[-dims:]}
     return {name: tensor.requires_grad_() for name, tensor in tensors.items()}, settings
 
 
 # By the name that segdcn.ops and its reference share: what draws float64 tensors and settings.
 # The gradient of every tensor that requires one is compared.
-OPERATORS: dict[str, Callable[[], Case]] = {"deform_conv2d": _deform_conv2d}
+OPERATORS: dict[str, Callable[[], Case]] = {
+    "deform_conv2d": lambda: _deform_conv(2),
+    "deform_conv3d": lambda: _deform_conv(3),
+}
 
 
 def _self_test() -> Iterator[Finding]:

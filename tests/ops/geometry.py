@@ -1,16 +1,17 @@
 """Random deformable convolutions, small and awkward."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
+Pair = tuple[int, ...]  # in three dimensions with the depth first
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything about a convolution but its numbers."""
+    """Everything about a convolution but its numbers; without a depth, of two dimensions."""
 
     batch: int = 2
     channels: int = 12
@@ -25,13 +26,19 @@ class Geometry:
     offset_groups: int = 3
     masked: bool = True
     biased: bool = True
+    depth: int | None = None
+
+    @property
+    def size(self) -> Pair:
+        """(D,) H, W."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     @property
     def out_size(self) -> Pair:
-        """(Ho, Wo)."""
+        """(Do,) Ho, Wo."""
         return tuple(
             (size + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1
-            for i, size in enumerate((self.height, self.width))
+            for i, size in enumerate(self.size)
         )
 
     @property
@@ -41,6 +48,9 @@ class Geometry:
 
 
 AWKWARD = Geometry()
+AWKWARD3D = Geometry(
+    depth=5, height=6, width=7, kernel=(2, 3, 2), stride=(1, 2, 1), padding=(1, 1, 0), dilation=(2, 2, 1)
+)
 
 
 @dataclass
@@ -88,12 +98,12 @@ def random_tensors(
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     g = geometry
-    fields = g.offset_groups * g.kernel[0] * g.kernel[1]
-    offset = normal(g.batch, 2 * fields, *g.out_size) * reach
+    fields = g.offset_groups * math.prod(g.kernel)
+    offset = normal(g.batch, len(g.size) * fields, *g.out_size) * reach
     fraction = torch.rand(offset.shape, generator=generator, dtype=torch.float64) * 0.6 + 0.2
     offset = offset.round() if whole else offset.floor() + fraction
     return Tensors(
-        input=normal(g.batch, g.channels, g.height, g.width),
+        input=normal(g.batch, g.channels, *g.size),
         offset=offset,
         weight=normal(g.out_channels, g.channels // g.groups, *g.kernel),
         bias=normal(g.out_channels) if g.biased else None,
@@ -128,6 +138,27 @@ def random_geometry(seed: int) -> Geometry:
     )
     while min(geometry.out_size) < 1:
         geometry = replace(geometry, padding=(geometry.padding[0] + 1, geometry.padding[1] + 1))
+    return geometry
+
+
+def random_geometry3d(seed: int) -> Geometry:
+    """Draw a geometry of two dimensions and add a third."""
+    flat = random_geometry(seed)
+    generator = torch.Generator().manual_seed(seed + 1000)
+
+    def pick(*choices):
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    geometry = replace(
+        flat,
+        depth=pick(1, 3, 4, 6),
+        kernel=(pick(1, 2, 3), *flat.kernel),
+        stride=(pick(1, 2), *flat.stride),
+        padding=(pick(0, 1, 2), *flat.padding),
+        dilation=(pick(1, 2), *flat.dilation),
+    )
+    while min(geometry.out_size) < 1:
+        geometry = replace(geometry, padding=(geometry.padding[0] + 1, *geometry.padding[1:]))
     return geometry
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU_ONLY = (
     "instruction_set or choice or leak or memory or threads or extension or 32_bits or every_sample or transforms"
 )
-SUITES = ["values", "torch", "limits", "derivatives"]
+SUITES = ["values", "torch", "limits", "derivatives", "3d"]
 
 
 @pytest.fixture(scope="module")
@@ -69,26 +69,31 @@ def test_random_geometries(emulated, mode):
 BITS = """
 import hashlib, sys, torch
 from geometry import Geometry, random_tensors
-from segdcn.ops import deform_conv2d
+from segdcn import ops
 torch.use_deterministic_algorithms(sys.argv[1] == "deterministic")
-geometry = Geometry(2, 24, 9, 8, 6, (3, 3), (1, 1), (1, 1), (1, 1), 2, 3)
-output, gradients = random_tensors(geometry, dtype=torch.float32).gradients(deform_conv2d, geometry)
+flat = Geometry(2, 24, 9, 8, 6, (3, 3), (1, 1), (1, 1), (1, 1), 2, 3)
+deep = Geometry(2, 24, 5, 4, 6, (2, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), 2, 3, depth=4)
+geometry, operator = {"2": (flat, ops.deform_conv2d), "3": (deep, ops.deform_conv3d)}[sys.argv[2]]
+output, gradients = random_tensors(geometry, dtype=torch.float32).gradients(operator, geometry)
 print(*[hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for t in [output, *gradients]])
 """
 
 
-def bits(environment: dict[str, str], mode: str) -> tuple[list[str], list[str]]:
+def bits(environment: dict[str, str], mode: str, dims: int) -> tuple[list[str], list[str]]:
     """Hash a result and its gradients, computed in two orders."""
     other = {**environment, "SEGDCN_EMULATED_ORDER": "reversed"}
-    return run(environment, "-c", BITS, mode).split(), run(other, "-c", BITS, mode).split()
+    first, second = (run(where, "-c", BITS, mode, str(dims)).split() for where in (environment, other))
+    return first, second
 
 
-def test_under_deterministic_algorithms_the_order_of_threads_does_not_matter(emulated):
-    first, second = bits(emulated, "deterministic")
+@pytest.mark.parametrize("dims", [2, 3])
+def test_under_deterministic_algorithms_the_order_of_threads_does_not_matter(emulated, dims):
+    first, second = bits(emulated, "deterministic", dims)
     assert first == second
 
 
-def test_otherwise_it_matters_to_the_inputs_gradient_alone(emulated):
+@pytest.mark.parametrize("dims", [2, 3])
+def test_otherwise_it_matters_to_the_inputs_gradient_alone(emulated, dims):
     """Which also shows that the test above could fail."""
-    first, second = bits(emulated, "atomics")
+    first, second = bits(emulated, "atomics", dims)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True, True, True]

@@ -26,6 +26,16 @@ def test_every_candidate_is_timed_in_every_dtype_it_has(dtype, tmp_path, capsys)
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_size_with_a_depth_is_a_convolution_in_three_dimensions(tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    benchmark.ops(sizes=["1,4,3,5,6,4,1"], rounds=2, json=str(file))
+    rows = json.loads(file.read_text())["rows"]
+    assert [set(row["seconds"]) for row in rows] == [{"segdcn", "conv3d", "reference"}] * 2
+    assert "1,4,3,5,6,4,1" in capsys.readouterr().out
+    candidates = benchmark._candidates(benchmark.Size.parse("2,6,3,9,8,4,2"), torch.float32, torch.device("cpu"), False)
+    torch.testing.assert_close(candidates["reference"](), candidates["segdcn"](), rtol=1e-4, atol=1e-4)
+
+
 def test_the_candidates_compute_the_same():
     """What is compared in time has to be comparable: one convolution, four ways."""
     size = benchmark.Size.parse("2,6,9,8,4,2")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def test_a_healthy_installation_has_no_problems(examine):
     assert not [finding for finding in found.values() if finding["status"] == "problem"]
     assert metadata.version("numpy") in found["versions", "numpy"]["text"]
     assert found["libraries", "instruction set"]["text"] == torch.ops.segdcn.cpu_capability()
-    for dtype in DTYPES:
-        assert f"deform_conv2d {dtype} cpu" in text
-        finding = found["self-test", f"deform_conv2d {dtype} cpu"]
+    for operator, dtype in product(("deform_conv2d", "deform_conv3d"), DTYPES):
+        assert f"{operator} {dtype} cpu" in text
+        finding = found["self-test", f"{operator} {dtype} cpu"]
         figures = finding["figures"]
         gradients = {f"gradient of {name}" for name in ("input", "offset", "weight", "bias", "mask")}
         assert set(figures) == {"result", "limit"} | gradients
@@ -57,15 +58,23 @@ def test_every_operator_has_a_self_test():
     assert set(doctor.OPERATORS) == {name for name in segdcn.ops.__all__ if name.islower()}  # modules are not
 
 
-def test_the_self_test_reads_across_every_border():
-    """Rows p*2 - 1 + k*2 of 7, columns p + k of 9: some reads lie outside on each side, most inside."""
-    tensors, settings = doctor._deform_conv2d()
-    assert settings == {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
-    offset = tensors["offset"].detach().view(2, 3, 3, 2, 2, 3, 8)  # (B, G, kh, kw, 2, Ho, Wo)
-    y = offset[:, :, :, :, 0] + 2 * torch.arange(3.0)[:, None] - 1 + 2 * torch.arange(3.0)[:, None, None, None]
-    x = offset[:, :, :, :, 1] + torch.arange(8.0) + torch.arange(2.0)[:, None, None]
-    assert (y < -1).any() and (y > 7).any() and (x < -1).any() and (x > 9).any()
-    assert ((y > 0) & (y < 6) & (x > 0) & (x < 8)).float().mean() > 0.4
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_self_test_reads_across_every_border(dims):
+    """Rows p*2 - 1 + k*2 of 7, columns p + k of 9, planes p + k of 5: on each side some reads lie outside."""
+    tensors, settings = doctor._deform_conv(dims)
+    stride, padding, dilation = settings.values()
+    assert (stride[-2:], padding[-2:], dilation[-2:]) == ((2, 1), (1, 0), (2, 1))
+    kernel, size = tensors["weight"].shape[2:], tensors["input"].shape[2:]
+    offset = tensors["offset"].detach().unflatten(1, (3, *kernel, dims))  # (B, G, *kernel, dims, *out size)
+    inside = torch.tensor(True)
+    for d in range(dims):
+        moved = offset.select(2 + dims, d)  # (B, G, *kernel, *out size)
+        tap, pixel = torch.arange(float(kernel[d])), torch.arange(float(moved.shape[2 + dims + d]))
+        tap = tap.view(-1, *[1] * (2 * dims - 1 - d))
+        at = moved + pixel.view(-1, *[1] * (dims - 1 - d)) * stride[d] - padding[d] + tap * dilation[d]
+        assert (at < -1).any() and (at > size[d]).any()
+        inside = inside & (at > 0) & (at < size[d] - 1)
+    assert inside.float().mean() > (0.4 if dims == 2 else 0.15)
 
 
 # Wrong operators. Each is off by a little more than the limit allows, in one thing only.
