@@ -74,11 +74,12 @@ void fill_plan(Plan<real, dims>& plan, const Block& block, const Sampling& from,
   const int size = block.size;
   // Strided loads apart from the arithmetic, which vectorises without them.
   real moved[dims][kBlockPixels];
-  for (int d = 0; d < dims; ++d) {
-    const real* offset =
-        static_cast<const real*>(from.offset.data) + (dims * channel + d) * from.offset.stride[1];
-    for (int i = 0; i < size; ++i) moved[d][i] = offset[block.offset[i]];
-  }
+  const real* offset[dims];
+  for (int d = 0; d < dims; ++d)
+    offset[d] = static_cast<const real*>(from.offset.data) + (dims * channel + d) * from.offset.stride[1];
+  for (int i = 0; i < size; ++i)
+#pragma GCC unroll 3
+    for (int d = 0; d < dims; ++d) moved[d][i] = offset[d][block.offset[i]];
 #pragma GCC ivdep
   for (int i = 0; i < size; ++i) {
     real position[dims];

@@ -36,7 +36,7 @@ const CpuLoops& choose_loops() {
   STD_TORCH_CHECK(false, "SEGDCN_CPU is ", asked, ", but this processor and build offer:", names);
 }
 
-template <typename real>
+template <typename real, int dims>
 void write_sums(const ConvGeometry& g, PixelRange pixels, const real* parts, int64_t num_slices,
                 int64_t slice_size, const FieldView& grad_offset, const FieldView& grad_mask) {
   const int64_t fields = g.offset_groups * g.taps();
@@ -48,14 +48,14 @@ void write_sums(const ConvGeometry& g, PixelRange pixels, const real* parts, int
       const auto at = [&](const FieldView& view) {
         return static_cast<real*>(view.data) + view.element(image, plane, row, col);
       };
+      real *offsets = at(grad_offset), *masks = at(grad_mask);
       for (int64_t field = 0; field < fields; ++field) {
-        real sum[4] = {};
-        const int dims = g.dims;
+        real sum[dims + 1] = {};
         for (int64_t slice = 0; slice < num_slices; ++slice)
           for (int i = 0; i <= dims; ++i)
             sum[i] += parts[slice * slice_size + (p * fields + field) * (dims + 1) + i];
-        for (int d = 0; d < dims; ++d) at(grad_offset)[(dims * field + d) * grad_offset.stride[1]] = sum[d];
-        if (grad_mask.data != nullptr) at(grad_mask)[field * grad_mask.stride[1]] = sum[dims];
+        for (int d = 0; d < dims; ++d) offsets[(dims * field + d) * grad_offset.stride[1]] = sum[d];
+        if (grad_mask.data != nullptr) masks[field * grad_mask.stride[1]] = sum[dims];
       }
     }
   });
@@ -125,13 +125,17 @@ void ReadSums::clear(int64_t num_pixels) {
 }
 
 void ReadSums::write(PixelRange pixels, const FieldView& grad_offset, const FieldView& grad_mask) const {
-  const int64_t slice_size = slice_bytes_ / accumulator_bytes(dtype_);
+  const auto write_as = [&](auto element) {
+    using real = decltype(element);
+    const auto* parts = reinterpret_cast<const real*>(memory_.get());
+    const int64_t slice_size = slice_bytes_ / static_cast<int64_t>(sizeof(real));
+    const auto write = geometry_.dims == 2 ? write_sums<real, 2> : write_sums<real, 3>;
+    write(geometry_, pixels, parts, num_slices_, slice_size, grad_offset, grad_mask);
+  };
   if (dtype_ == DType::kDouble) {
-    write_sums(geometry_, pixels, reinterpret_cast<const double*>(memory_.get()), num_slices_, slice_size,
-               grad_offset, grad_mask);
+    write_as(double{});
   } else {
-    write_sums(geometry_, pixels, reinterpret_cast<const float*>(memory_.get()), num_slices_, slice_size,
-               grad_offset, grad_mask);
+    write_as(float{});
   }
 }
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from segdcn.errors import UserValueError
-from segdcn.layers import DeformableConv2d
+from segdcn.layers import DeformableConv2d, DeformableConv3d
 
 
 def random_conv(**settings) -> nn.Conv2d:
@@ -98,3 +98,37 @@ def test_settings_it_does_not_have_are_refused(settings, message):
 def test_a_convolution_that_does_not_pad_with_zeros_has_no_twin():
     with pytest.raises(UserValueError, match="padding_mode is 'reflect'"):
         DeformableConv2d.from_conv(nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect"))
+
+
+# ---------------------------------------------------------------- three dimensions
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"groups": 4}, {"bias": False}])
+def test_a_fresh_layer_of_three_dimensions_equals_the_convolution_it_replaced(modulated, settings, device):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(12, 8, (2, 3, 2), stride=(1, 2, 1), padding=(1, 1, 0), dilation=(1, 2, 1), **settings)
+    conv = conv.double().to(device)
+    layer = DeformableConv3d.from_conv(conv, modulated=modulated, offset_groups=2)
+    assert isinstance(layer, nn.Conv3d) and layer.weight is conv.weight
+    volume = torch.randn(2, 12, 4, 9, 7, dtype=torch.float64, device=device)
+    torch.testing.assert_close(layer(volume), conv(volume), rtol=1e-12, atol=1e-12)
+    assert layer.offset_conv.out_channels == (4 if modulated else 3) * 2 * 12
+    report = layer.load_state_dict(conv.state_dict(), strict=False)
+    assert report.missing_keys == ["offset_conv.weight", "offset_conv.bias"]
+
+
+def test_offsets_of_three_dimensions_receive_a_gradient_from_the_first_step(device):
+    layer = DeformableConv3d(4, 3, 3, padding=1).to(device)
+    layer(torch.randn(1, 4, 5, 8, 8, device=device)).square().sum().backward()
+    assert (layer.offset_conv.bias.grad.abs() > 0).all()
+
+
+def test_volumes_in_channels_last_stay_so_and_autocast_keeps_the_offsets():
+    layer = DeformableConv3d(4, 6, 3, padding=1)
+    volume = torch.randn(2, 4, 3, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(volume)
+        assert layer.predict_offsets(volume)[0].dtype == torch.float32
+    assert output.dtype == torch.bfloat16
+    assert output.is_contiguous(memory_format=torch.channels_last_3d)
