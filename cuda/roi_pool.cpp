@@ -158,7 +158,8 @@ std::tuple<Tensor, Tensor> gradients(const Arguments& all, const Tensor& grad_ou
     const Tensor grads =
         planes ? grad_output : torch::stable::contiguous(grad_output, MemoryFormat::ChannelsLast);
     const Map map = need_offset ? arranged(call, input) : Map{input, {}};
-    pool_backward(kernel_dtype(scalar), call, map.view, {grads.data_ptr(), !planes}, targets, deterministic);
+    pool_backward(kernel_dtype(scalar), call, map.view, {grads.data_ptr(), !planes}, targets, deterministic,
+                  input);
   }
   if (need_input && sums.data_ptr() != grad_input.data_ptr()) {
     if (sums.dim() == 5)

@@ -5,6 +5,10 @@
 #include "deform_conv.h"  // DType
 #include "roi_sampling.h"
 
+namespace torch::stable {
+class Tensor;
+}
+
 namespace segdcn {
 
 // Feature maps in memory, in elements. Of channel group g, class c and channel i of its run, pixel p of image
@@ -34,6 +38,6 @@ bool pools_planes();
 
 void pool(DType dtype, const RoiCall& call, const MapView& input, const PooledView& output);
 void pool_backward(DType dtype, const RoiCall& call, const MapView& input, const PooledView& grad_output,
-                   const RoiGradients& gradients, bool deterministic);
+                   const RoiGradients& gradients, bool deterministic, const torch::stable::Tensor& like);
 
 }  // namespace segdcn

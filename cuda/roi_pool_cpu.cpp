@@ -95,7 +95,7 @@ void pool(DType dtype, const RoiCall& call, const MapView& input, const PooledVi
 }
 
 void pool_backward(DType dtype, const RoiCall& call, const MapView& input, const PooledView& grad_output,
-                   const RoiGradients& gradients, bool) {
+                   const RoiGradients& gradients, bool, const torch::stable::Tensor&) {
   const RoiLoops& with = roi_loops();
   const bool exact = dtype == DType::kDouble;
   const auto regions = exact ? regions_of_images<double>(call) : regions_of_images<float>(call);

@@ -216,9 +216,7 @@ def _check_tensors(input: Tensor, rois: Tensor, offset: Tensor | None) -> None:
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, but must be a tensor")
         if tensor.dtype not in DTYPES:
-            raise ValueError(
-                f"{name} has dtype {tensor.dtype}, but must be float16, bfloat16, float32 or float64"
-            )
+            raise ValueError(f"{name} has dtype {tensor.dtype}, but must be float16, bfloat16, float32 or float64")
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, but input is on {input.device}; move them together")
     if input.dim() != 4:
@@ -226,9 +224,7 @@ def _check_tensors(input: Tensor, rois: Tensor, offset: Tensor | None) -> None:
     if min(input.shape[1:]) < 1:
         raise ValueError(f"input has shape {tuple(input.shape)}; only the batch may be empty")
     if rois.dim() != 2 or rois.shape[1] != 5:
-        raise ValueError(
-            f"rois has shape {tuple(rois.shape)}, but must be (R, 5): index of the image, x1, y1, x2, y2"
-        )
+        raise ValueError(f"rois has shape {tuple(rois.shape)}, but must be (R, 5): index of the image, x1, y1, x2, y2")
     if offset is not None and (offset.dtype == torch.float64) != (input.dtype == torch.float64):
         expected = "float64 like input" if input.dtype == torch.float64 else "float32 or a half-precision dtype"
         raise ValueError(f"offset has dtype {offset.dtype}, but must be {expected}")
@@ -238,10 +234,10 @@ def _check_offset(offset: Tensor | None, rois: Tensor, parts: list[int], name: s
     """Check the shape of an offset: `channels`, or any even number of them."""
     if offset is None:
         return
-    wanted = "an even number" if channels is None else str(channels)
+    wanted = "an even number of channels" if channels is None else f"{channels} channels"
     if offset.dim() != 4 or (offset.shape[1] != channels if channels else offset.shape[1] < 2 or offset.shape[1] % 2):
         raise ValueError(
-            f"offset has shape {tuple(offset.shape)}, but must have 4 dimensions and {wanted} of channels: "
+            f"offset has shape {tuple(offset.shape)}, but must have 4 dimensions and {wanted}: "
             "x and y displacements of each part of a region"
         )
     expected = (rois.shape[0], parts[0], parts[1])

@@ -96,7 +96,9 @@ def deform_psroi_pool(
     classes = 1 if offset is None else offset.shape[1] // 2
     if offset is not None:
         fields = offset.unflatten(1, (classes, 2))
-        fields = fields[:, :, :, (rows * part_h) // pooled_h][..., (cols * part_w) // pooled_w]  # (R, classes, 2, ph, pw)
+        fields = fields[:, :, :, (rows * part_h) // pooled_h][
+            ..., (cols * part_w) // pooled_w
+        ]  # (R, classes, 2, ph, pw)
         top = top + trans_std * height[:, None, None, None] * fields[:, :, 1]
         left = left + trans_std * width[:, None, None, None] * fields[:, :, 0]
     size_r = (len(rois), classes, pooled_h, pooled_w)

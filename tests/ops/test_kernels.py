@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU_ONLY = (
     "instruction_set or choice or leak or memory or threads or extension or 32_bits or every_sample or transforms"
 )
-SUITES = ["values", "torch", "limits", "derivatives"]
+SUITES = [
+    *("deform_conv_values", "deform_conv_torch", "deform_conv_limits", "deform_conv_derivatives"),
+    *("roi_pool_values", "roi_pool_torch", "roi_pool_limits"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_the_library_is_the_emulated_one(emulated):
 def test_the_operators_tests_pass(emulated, suite):
     """Values, borders, NaN, layouts, dtypes, gradcheck, opcheck, autocast, compile."""
     marks = ["-m", "not slow and not cuda", "-k", f"not ({CPU_ONLY})"]
-    file = f"tests/ops/test_deform_conv_{suite}.py"
+    file = f"tests/ops/test_{suite}.py"
     assert " passed" in run(emulated, "-m", "pytest", "-q", "-p", "no:cacheprovider", *marks, file)
 
 
@@ -69,11 +72,15 @@ def test_random_geometries(emulated, mode):
 BITS = """
 import hashlib, sys, torch
 from geometry import Geometry, random_tensors
+from regions import draw
 from segdcn.ops import deform_conv2d
 torch.use_deterministic_algorithms(sys.argv[1] == "deterministic")
 geometry = Geometry(2, 24, 9, 8, 6, (3, 3), (1, 1), (1, 1), (1, 1), 2, 3)
 output, gradients = random_tensors(geometry, dtype=torch.float32).gradients(deform_conv2d, geometry)
-print(*[hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for t in [output, *gradients]])
+results = [output, *gradients]
+for name in ("deform_roi_pool", "deform_psroi_pool"):
+    results += draw(name, 2, batch=1, count=23, moves=True, samples=2).map(lambda t: t.float()).gradients()
+print(*[hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for t in results])
 """
 
 
@@ -88,7 +95,8 @@ def test_under_deterministic_algorithms_the_order_of_threads_does_not_matter(emu
     assert first == second
 
 
-def test_otherwise_it_matters_to_the_inputs_gradient_alone(emulated):
+def test_otherwise_it_matters_to_the_inputs_gradients_alone(emulated):
     """Which also shows that the test above could fail."""
     first, second = bits(emulated, "atomics")
-    assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True, True, True]
+    same = [a == b for a, b in zip(first, second, strict=True)]
+    assert same == [True, False, True, True, True, True] + 2 * [True, False, True]
