@@ -1,7 +1,7 @@
 """A small problem that a RoI pooling can only solve by moving its bins: objects off the centre of their boxes.
 
-An image holds one bright blob of random height and width. The box that comes with it is displaced: the blob lies a quarter
-of the box's size away from its centre, in a random direction. What has to be regressed is the height of the
+An image holds one bright blob of random height and width. The box that comes with it is displaced: the blob lies a
+quarter of the box's size away from its centre, in a random direction. What has to be regressed is the height of the
 blob, from the mean of four bins around the centre: unless they move to its peak they see a flank, which a low wide
 blob and a high narrow one share.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segdcn.layers import DeformableRoIPool
 
-SIZE, BOX, SHIFT = 48, 20.0, 0.25
+SIZE, BOX, SHIFT, GAMMA = 48, 20.0, 0.25, 0.1
 
 
 @dataclass
@@ -44,12 +44,14 @@ def draw(count: int, generator: torch.Generator) -> Batch:
 
 
 class Regressor(nn.Module):
-    """The height of a blob: `look` pools the whole box to predict one displacement, the mean of four bins is read."""
+    """The height of a blob, from the mean of the four middle bins of a 4x4 pooling, each of which may move."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = DeformableRoIPool(1, 4, sampling_ratio=2, gamma=1.0, hidden=32)
+        self.pool = DeformableRoIPool(1, 4, sampling_ratio=2, gamma=GAMMA, hidden=32)
         self.read = nn.Linear(1, 1)
+        nn.init.ones_(self.read.weight)  # what is read is the height, once it is read in the right place
+        nn.init.zeros_(self.read.bias)
 
     def forward(self, batch: Batch) -> Tensor:
         """Pool with predicted offsets, then read the height off the middle bins linearly."""
@@ -62,7 +64,7 @@ class Regressor(nn.Module):
             offset = self.pool.predict_offsets(batch.images, batch.rois)[:, :, 1:3, 1:3]  # (B, 2, 2, 2)
         steps = (torch.arange(2) + 1.5) / 4
         still = torch.stack([steps.expand(2, 2), steps[:, None].expand(2, 2)])  # x, y
-        places = batch.rois[:, 1:3, None, None] + BOX * (still + offset)
+        places = batch.rois[:, 1:3, None, None] + BOX * (still + GAMMA * offset)
         return places.flatten(2).transpose(1, 2)
 
     def distance(self, batch: Batch) -> float:
@@ -70,12 +72,13 @@ class Regressor(nn.Module):
         return float((self.bins(batch).mean(1) - batch.centres).norm(dim=1).mean() / BOX)
 
 
-def train(steps: int, seed: int = 0) -> tuple[Regressor, list[float]]:
-    """Train a regressor on fresh images; return it, and its loss at every step."""
+def train(steps: int, seed: int = 0, moves: bool = True) -> tuple[Regressor, list[float]]:
+    """Train a regressor on fresh images, or one whose bins stay; return it, and its loss at every step."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model, losses = Regressor(), []
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    model.pool.requires_grad_(moves)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(steps):
         batch = draw(64, generator)
         loss = (model(batch) - batch.heights).square().mean()
