@@ -4,6 +4,7 @@ import json as json_module
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,10 +18,12 @@ from rich.table import Table
 
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
+from segdcn.verbs import benchmark_rois
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
 # and many small maps.
 SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1"]
+Operator = Literal["deform_conv2d", "deform_roi_pool", "deform_psroi_pool"]
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 DTYPES: list[DType] = ["float32"]
 Candidate = Literal["segdcn", "conv2d", "torchvision", "onnxruntime", "reference"]
@@ -55,7 +58,7 @@ class Size:
 
 
 def ops(
-    sizes: list[str] = SIZES,
+    sizes: list[str] | None = None,
     dtypes: list[DType] = DTYPES,
     candidates: list[Candidate] = CANDIDATES,
     backward: bool = True,
@@ -63,20 +66,23 @@ def ops(
     device: str = "cpu",
     rounds: int = 9,
     json: str | None = None,
+    operator: Operator = "deform_conv2d",
 ) -> None:
-    """Time deform_conv2d against the plain convolution, torchvision and onnxruntime.
+    """Time an operator against others: deform_conv2d, unless `operator` names a RoI pooling.
 
-    All candidates compute a modulated 3x3 convolution of the same numbers and take turns in
+    For deform_conv2d all candidates compute a modulated 3x3 convolution of the same numbers and take turns in
     one run; the table shows medians, segdcn's time as a multiple of the other's, and the memory
     that a call needs beyond inputs, outputs and gradients. conv2d is the plain convolution,
     channels-last; reference is the definition in plain torch. onnxruntime has no backward and is
-    left out where it is not installed.
+    left out where it is not installed. RoI poolings have 7x7 bins with offsets; torchvision's roi_align and
+    ps_roi_align, which have none, are timed without.
 
     Example:
         segdcn benchmark ops --sizes '["2,512,64,64,512,1"]' --threads 2
 
     Args:
-        sizes: Convolutions to time, each B,C,H,W,O,dilation.
+        sizes: Convolutions to time, each B,C,H,W,O,dilation, or RoI poolings, each B,C,H,W,R,samples (C: of the
+            result); null is some of them.
         dtypes: Of input and weight; offsets and masks are float32, or float64 with float64.
             torchvision wants all of one dtype, and has no bfloat16.
         candidates: Which to time; segdcn always is.
@@ -85,6 +91,7 @@ def ops(
         device: cpu or cuda.
         rounds: How often each candidate is timed; at least 2.
         json: Also write the figures, in seconds and bytes, to this file.
+        operator: What to time.
 
     Raises:
         UserValueError: A size, a device or a number that does not fit.
@@ -93,7 +100,7 @@ def ops(
         raise UserValueError(f"rounds is {rounds} and threads {threads}; at least 2 rounds and 1 thread are needed")
     if json is not None and not Path(json).absolute().parent.is_dir():
         raise UserValueError(f"json is {json}, but {Path(json).absolute().parent} is no folder; make it first")
-    parsed = [Size.parse(size) for size in sizes]
+    parsed, prepare = _workload(operator, sizes)
     target = _device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -102,16 +109,25 @@ def ops(
         task = progress.add_task("timing", total=len(parsed) * len(dtypes) * (1 + backward))
         for size, dtype, with_backward in product(parsed, dtypes, [False, True][: 1 + backward]):
             progress.update(task, description=f"{size} {dtype} {_direction(with_backward)}")
-            calls = _candidates(size, getattr(torch, dtype), target, with_backward)
+            calls = prepare(size, getattr(torch, dtype), target, with_backward)
             calls = {name: call for name, call in calls.items() if name == OURS or name in candidates}
             timings = alternate(calls, rounds, target)
             memory = {name: peak_memory(call, target) for name, call in calls.items()}
             rows.append(_row(size, dtype, with_backward, timings, memory))
             progress.advance(task)
     where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
-    Console().print(_table(rows), where)
+    Console().print(_table(rows, operator), where)
     if json is not None:
         Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+
+
+def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], Callable[..., dict[str, Callable]]]:
+    """Return the sizes to time, and what prepares the candidates for one of them."""
+    if operator == "deform_conv2d":
+        return [Size.parse(size) for size in (SIZES if sizes is None else sizes)], _candidates
+    usual = benchmark_rois.SIZES if operator == "deform_roi_pool" else benchmark_rois.PS_SIZES
+    parsed = [benchmark_rois.RoiSize.parse(size) for size in (usual if sizes is None else sizes)]
+    return parsed, partial(benchmark_rois.candidates, operator)
 
 
 def _device(name: str) -> torch.device:
@@ -226,17 +242,18 @@ def _row(
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], operator: Operator) -> Table:
     """One line per candidate, so that it fits into 80 columns."""
+    conv = operator == "deform_conv2d"
     table = Table(
-        title="deform_conv2d, modulated 3x3",
+        title="deform_conv2d, modulated 3x3" if conv else f"{operator}, 7x7 bins",
         caption="factor: segdcn's time as a multiple of the other's, below 1 segdcn is faster\n"
         "MiB: memory beyond inputs, outputs and gradients",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("B,C,H,W,O,dilation", "dtype", "", ""):
+    for name in ("B,C,H,W,O,dilation" if conv else "B,C,H,W,R,samples", "dtype", "", ""):
         table.add_column(name, no_wrap=True)
     for name in ("ms", "factor", "MiB"):
         table.add_column(name, no_wrap=True, justify="right")
