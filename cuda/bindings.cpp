@@ -6,6 +6,7 @@
 #include <string>
 
 #include "deform_conv_ops.h"
+#include "roi_pool_ops.h"
 
 #if !defined(SEGDCN_CUDA)
 namespace segdcn {
@@ -33,6 +34,23 @@ STABLE_TORCH_LIBRARY(segdcn, library) {
     library.def(forward.c_str());
     library.def(backward.c_str());
   }
+  // rois (R, 5), offset (R, 2, ph, pw), or (R, 2 * classes, part_h, part_w): any floating dtype.
+  library.def(
+      "deform_roi_pool(Tensor input, Tensor rois, Tensor? offset, int[] output_size, float spatial_scale, "
+      "int sampling_ratio, float gamma, bool channels_last) -> Tensor");
+  library.def(
+      "deform_roi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, "
+      "int[] output_size, float spatial_scale, int sampling_ratio, float gamma, bool channels_last, "
+      "bool need_input, bool need_offset, bool deterministic) -> (Tensor, Tensor)");
+  library.def(
+      "deform_psroi_pool(Tensor input, Tensor rois, Tensor? offset, int output_dim, int group_size, "
+      "int[] output_size, int[] part_size, int samples_per_part, float trans_std, float spatial_scale, "
+      "bool channels_last) -> Tensor");
+  library.def(
+      "deform_psroi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, "
+      "int output_dim, int group_size, int[] output_size, int[] part_size, int samples_per_part, "
+      "float trans_std, float spatial_scale, bool channels_last, bool need_input, bool need_offset, "
+      "bool deterministic) -> (Tensor, Tensor)");
   library.def("cpu_capability() -> str");  // the instruction set in use
 }
 
@@ -50,4 +68,8 @@ STABLE_TORCH_LIBRARY_IMPL(segdcn, SEGDCN_KEY, library) {
   library.impl("deform_conv2d_backward", TORCH_BOX(&segdcn::deform_conv_backward));
   library.impl("deform_conv3d", TORCH_BOX(&segdcn::deform_conv));
   library.impl("deform_conv3d_backward", TORCH_BOX(&segdcn::deform_conv_backward));
+  library.impl("deform_roi_pool", TORCH_BOX(&segdcn::deform_roi_pool));
+  library.impl("deform_roi_pool_backward", TORCH_BOX(&segdcn::deform_roi_pool_backward));
+  library.impl("deform_psroi_pool", TORCH_BOX(&segdcn::deform_psroi_pool));
+  library.impl("deform_psroi_pool_backward", TORCH_BOX(&segdcn::deform_psroi_pool_backward));
 }

@@ -80,7 +80,7 @@ class Library:
 
 # ---------------------------------------------------------------- the libraries
 
-HOST = ["bindings.cpp", "deform_conv.cpp", "deform_conv_columns.cpp"]  # compiled into each of them
+HOST = ["bindings.cpp", "deform_conv.cpp", "deform_conv_columns.cpp", "roi_pool.cpp"]  # compiled into each of them
 
 
 def cpu_library(torch: Path) -> Library:
@@ -90,13 +90,14 @@ def cpu_library(torch: Path) -> Library:
     has = tuple(f"-DSEGDCN_HAS_{name.upper()}" for name in sets)
     loops = [
         Object(
-            "deform_conv_cpu_loops.cpp",
+            source,
             (*has, *INSTRUCTION_SETS[name], f"-DSEGDCN_ISA={name}"),
-            f"loops_{name}",
+            f"{prefix}loops_{name}",
         )
+        for prefix, source in {"": "deform_conv_cpu_loops.cpp", "roi_": "roi_pool_cpu_loops.cpp"}.items()
         for name in sets
     ]
-    threads = ["deform_conv_cpu.cpp", "deform_conv_cpu_direct.cpp"]
+    threads = ["deform_conv_cpu.cpp", "deform_conv_cpu_direct.cpp", "roi_pool_cpu.cpp"]
     plain = map(Object, [*HOST, "product_aten.cpp"])
     objects = [*plain, *(Object(source, has) for source in threads), *loops]
     return Library("segdcn_cpu", objects, {".cpp": [*cxx(), *compile_flags(torch)]}, torch_link(torch))
@@ -104,7 +105,7 @@ def cpu_library(torch: Path) -> Library:
 
 def emulated_library(torch: Path) -> Library:
     """Describe the library that runs the GPU's kernels on the CPU; it has the CPU library's name and place."""
-    objects = [Object(source) for source in [*HOST, "deform_conv_emulated.cpp"]]
+    objects = [Object(source) for source in [*HOST, "deform_conv_emulated.cpp", "roi_pool_emulated.cpp"]]
     return Library("segdcn_cpu", objects, {".cpp": [*cxx(), *compile_flags(torch)]}, torch_link(torch))
 
 
@@ -136,7 +137,7 @@ def cuda_library(torch: Path) -> Library | None:
         *flags,
         *gpu_code(),
     ]
-    objects = [Object(source) for source in [*HOST, "product_cuda.cpp", "deform_conv_cuda.cu"]]
+    objects = [Object(source) for source in [*HOST, "product_cuda.cpp", "deform_conv_cuda.cu", "roi_pool_cuda.cu"]]
     lib = toolkit / "lib64" if (toolkit / "lib64").is_dir() else toolkit / "lib"
     # cuBLAS comes in with torch, which needs it too.
     link = [*torch_link(torch), "-ltorch_cuda", f"-L{lib}", "-lcudart"]

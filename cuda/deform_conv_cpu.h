@@ -54,11 +54,11 @@ class Tasks {
   std::atomic<int64_t> next_{0};
 };
 
-// Calls worker(tasks) on as many threads as there are tasks for.
+// Calls worker(tasks) on as many threads as there are tasks for, but at most `most`.
 template <typename Worker>
-void share_tasks(int64_t count, const Worker& worker) {
+void share_tasks(int64_t count, const Worker& worker, int64_t most = INT64_MAX) {
   Tasks tasks(count);
-  const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
+  const int64_t threads = std::min({count, most, int64_t{torch::stable::get_num_threads()}});
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { worker(tasks); });
 }
 

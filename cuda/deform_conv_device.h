@@ -10,21 +10,11 @@
 #include <type_traits>
 
 #include "deform_conv_kernels.h"
+#include "for_type.h"
 #include "tensors.h"
 
 namespace segdcn {
 namespace {
-
-// Calls body(T{}) for the element type.
-template <typename Body>
-void for_type(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::kFloat: return body(float{});
-    case DType::kDouble: return body(double{});
-    case DType::kHalf: return body(c10::Half{});
-    case DType::kBFloat16: return body(c10::BFloat16{});
-  }
-}
 
 // Calls body(integral_constant<dims>) for the dimensions of the maps.
 template <typename Body>

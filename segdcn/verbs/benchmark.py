@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,11 +20,13 @@ from rich.table import Table
 
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
+from segdcn.verbs import benchmark_rois
 from segdcn.verbs.report_file import check_report_file
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
 # and many small maps. With a depth before the height, 3x3x3: a short clip of video.
 SIZES = ["1,512,33,33,512,2", "2,512,64,64,512,1", "1,256,64,128,256,1", "8,64,32,32,64,1", "1,128,8,28,28,128,1"]
+Operator = Literal["deform_conv", "deform_roi_pool", "deform_psroi_pool"]
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 DTYPES: list[DType] = ["float32"]
 Candidate = Literal["segdcn", "conv2d", "conv3d", "torchvision", "onnxruntime", "reference"]
@@ -81,7 +84,7 @@ class Size:
 
 
 def ops(
-    sizes: list[str] = SIZES,
+    sizes: list[str] | None = None,
     dtypes: list[DType] = DTYPES,
     candidates: list[Candidate] = CANDIDATES,
     backward: bool = True,
@@ -89,20 +92,23 @@ def ops(
     device: str = "cpu",
     rounds: int = 9,
     json: str | None = None,
+    operator: Operator = "deform_conv",
 ) -> None:
-    """Time deform_conv2d and deform_conv3d against the plain convolution, torchvision and onnxruntime.
+    """Time operators against others: deform_conv2d and deform_conv3d, unless `operator` names a RoI pooling.
 
-    All candidates compute a modulated 3x3 (3x3x3) convolution of the same numbers and take turns in
+    All candidates of a convolution compute a modulated 3x3 (3x3x3) one of the same numbers and take turns in
     one run; the table shows medians, segdcn's time as a multiple of the other's, and the memory
     that a call needs beyond inputs, outputs and gradients. conv2d (conv3d) is the plain convolution,
     channels-last; reference is the definition in plain torch. onnxruntime has no backward and is
-    left out where it is not installed.
+    left out where it is not installed. RoI poolings have 7x7 bins with offsets; torchvision's roi_align and
+    ps_roi_align, which have none, are timed without.
 
     Example:
         segdcn benchmark ops --sizes '["2,512,64,64,512,1"]' --threads 2
 
     Args:
-        sizes: Convolutions to time, each B,C,H,W,O,dilation, or with a depth B,C,D,H,W,O,dilation.
+        sizes: Convolutions to time, each B,C,H,W,O,dilation, or with a depth B,C,D,H,W,O,dilation; or RoI
+            poolings, each B,C,H,W,R,samples (C: of the result); null is some of them.
         dtypes: Of input and weight; offsets and masks are float32, or float64 with float64.
             torchvision wants all of one dtype, and has no bfloat16.
         candidates: Which to time; segdcn always is.
@@ -111,17 +117,18 @@ def ops(
         device: cpu or cuda.
         rounds: How often each candidate is timed; at least 2.
         json: Also write the figures, in seconds and bytes, to this file.
+        operator: What to time.
 
     Raises:
         UserValueError: A size, a device or a number that does not fit, or a file that cannot be written.
     """
     if rounds < 2 or (threads is not None and threads < 1):
         raise UserValueError(f"rounds is {rounds} and threads {threads}; at least 2 rounds and 1 thread are needed")
-    if not sizes or not dtypes:
-        raise UserValueError(f"{'dtypes' if sizes else 'sizes'} is empty; name at least one, or leave it out")
+    if sizes == [] or not dtypes:
+        raise UserValueError(f"{'sizes' if sizes == [] else 'dtypes'} is empty; name at least one, or leave it out")
     if json is not None:
         check_report_file(json)
-    parsed = [Size.parse(size) for size in sizes]
+    parsed, prepare = _workload(operator, sizes)
     target = _device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -131,7 +138,7 @@ def ops(
         for size, dtype, with_backward in product(parsed, dtypes, [False, True][: 1 + backward]):
             progress.update(task, description=f"{size} {dtype} {_direction(with_backward)}")
             try:
-                calls = _candidates(size, getattr(torch, dtype), target, with_backward)
+                calls = prepare(size, getattr(torch, dtype), target, with_backward)
                 calls = {name: call for name, call in calls.items() if name == OURS or name in candidates}
                 timings = alternate(calls, rounds, target)
                 memory = {name: peak_memory(call, target) for name, call in calls.items()}
@@ -142,7 +149,7 @@ def ops(
             rows.append(_row(size, dtype, with_backward, timings, memory))
             progress.advance(task)
     where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
-    Console().print(_table(rows), where)
+    Console().print(_table(rows, operator), where)
     if json is not None:
         Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
 
@@ -158,6 +165,15 @@ def _memory() -> float:
 def _out_of_memory(error: Exception) -> bool:
     # On the CPU torch has no type for it.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], Callable[..., dict[str, Callable]]]:
+    """Return the sizes to time, and what prepares the candidates for one of them."""
+    if operator == "deform_conv":
+        return [Size.parse(size) for size in (SIZES if sizes is None else sizes)], _candidates
+    usual = benchmark_rois.SIZES if operator == "deform_roi_pool" else benchmark_rois.PS_SIZES
+    parsed = [benchmark_rois.RoiSize.parse(size) for size in (usual if sizes is None else sizes)]
+    return parsed, partial(benchmark_rois.candidates, operator)
 
 
 def _device(name: str) -> torch.device:
@@ -277,17 +293,18 @@ def _row(
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], operator: Operator) -> Table:
     """One line per candidate, so that it fits into 80 columns."""
+    conv = operator == "deform_conv"
     table = Table(
-        title="deform_conv2d, modulated 3x3; deform_conv3d, modulated 3x3x3",
+        title="deform_conv2d, modulated 3x3; deform_conv3d, modulated 3x3x3" if conv else f"{operator}, 7x7 bins",
         caption="factor: segdcn's time as a multiple of the other's, below 1 segdcn is faster\n"
         "MiB: memory beyond inputs, outputs and gradients",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("B,C,(D,)H,W,O,dil.", "dtype", "", ""):
+    for name in ("B,C,(D,)H,W,O,dil." if conv else "B,C,H,W,R,samples", "dtype", "", ""):
         table.add_column(name, no_wrap=True)
     for name in ("ms", "factor", "MiB"):
         table.add_column(name, no_wrap=True, justify="right")

@@ -40,7 +40,7 @@ except Exception as error:
     torch_problem = _one_line(error)
 try:
     from segdcn import ops
-    from segdcn.ops import library, reference
+    from segdcn.ops import library, reference, roi_reference
 except Exception as error:
     ops_problem = _one_line(error)
 
@@ -307,11 +307,35 @@ def _deform_conv(dims: int) -> Case:
     return {name: tensor.requires_grad_() for name, tensor in tensors.items()}, settings
 
 
+def _regions(channels: int, offsets: tuple[int, ...]) -> "dict[str, torch.Tensor]":
+    """Draw regions within, across and beyond the border, in numbers that every dtype holds."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = [[0, 1.25, 0.75, 12.5, 9.25], [1, 3.5, 2.25, 8.75, 7.5], [1, -4.25, 5.5, 3.25, 16.5], [0, 30, 30, 40, 44]]
+    return {
+        "input": torch.randn(2, channels, 11, 14, generator=generator, dtype=torch.float64).requires_grad_(),
+        "rois": torch.tensor(boxes, dtype=torch.float64),
+        # Small: where a sample leaves the map, its value jumps.
+        "offset": (torch.randn(4, *offsets, generator=generator, dtype=torch.float64) * 0.1).requires_grad_(),
+    }
+
+
+def _deform_roi_pool() -> Case:
+    settings = {"output_size": (3, 2), "spatial_scale": 0.75, "sampling_ratio": 2, "gamma": 0.5}
+    return _regions(40, (2, 3, 2)), settings
+
+
+def _deform_psroi_pool() -> Case:
+    settings = {"output_dim": 10, "group_size": 2, "part_size": 2, "samples_per_part": 3, "spatial_scale": 0.75}
+    return _regions(40, (4, 2, 2)), settings
+
+
 # By the name that segdcn.ops and its reference share: what draws float64 tensors and settings.
 # The gradient of every tensor that requires one is compared.
 OPERATORS: dict[str, Callable[[], Case]] = {
     "deform_conv2d": lambda: _deform_conv(2),
     "deform_conv3d": lambda: _deform_conv(3),
+    "deform_roi_pool": _deform_roi_pool,
+    "deform_psroi_pool": _deform_psroi_pool,
 }
 
 
@@ -336,7 +360,8 @@ def _compare(operator: str, dtype: str, device: str) -> Finding:
         rounded = {key: tensor.to(getattr(torch, dtype)) for key, tensor in tensors.items()}
         exact = {key: tensor.double() for key, tensor in rounded.items()}
         given = {key: tensor.to(device) for key, tensor in rounded.items()}
-        expected = _outcome(getattr(reference, operator), exact, settings)
+        definition = getattr(roi_reference if "roi" in operator else reference, operator)
+        expected = _outcome(definition, exact, settings)
         with _exact_float32():
             got = _outcome(getattr(ops, operator), given, settings)
         errors = {key: _relative_error(got[key], value) for key, value in expected.items()}

@@ -126,3 +126,17 @@ def test_the_operators_memory_does_not_grow_with_the_batch(dtype, backward):
         call()
         used[batch] = peak_memory(call, torch.device("cpu")) / 2**20
     assert max(used.values()) < 64
+
+
+@pytest.mark.parametrize("operator", ["deform_roi_pool", "deform_psroi_pool"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_roi_poolings_are_timed_too(operator, dtype, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    benchmark.ops(["1,2,8,9,3,2"], [dtype], rounds=2, json=str(file), operator=operator)
+    forward, both = json.loads(file.read_text())["rows"]
+    assert set(forward["seconds"]) == set(both["seconds"])
+    assert set(both["seconds"]) == {"segdcn", "reference"} | ({"torchvision"} if dtype == "float32" else set())
+    shown = capsys.readouterr().out
+    assert operator in shown and max(map(len, shown.splitlines())) <= 80
+    with pytest.raises(UserValueError, match="is not B,C,H,W,R,samples"):
+        benchmark.ops(["1,2"], operator=operator)
