@@ -34,7 +34,9 @@ def slow(*values):
         slow("deeplabv3plus", False, "inductor"),
     ],
 )
-def test_one_graph_for_every_batch_and_image_size(architecture, training, backend):
+def test_one_graph_for_every_batch_and_image_size(architecture, training, backend, monkeypatch):
+    # In this process: the pool of compiling processes may be closed under one by an earlier test.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     torch._dynamo.reset()
     torch.manual_seed(0)
     network = build_deeplab(architecture=architecture, encoder="resnet18", num_classes=4).train(training)
