@@ -286,7 +286,7 @@ def test_a_choice_that_does_not_exist_is_refused(variable):
 def test_code_for_new_processors_cannot_leak_into_code_for_old_ones():
     """An inline library function in an AVX-512 object might be the copy the linker keeps."""
     objects = library.FOLDER.parent.parent / "build" / "cpu"
-    paths = list(objects.glob("loops_*.o"))
+    paths = list(objects.glob("*loops_*.o"))
     assert paths
     for path in paths:
         symbols = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout

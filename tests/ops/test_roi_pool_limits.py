@@ -1,6 +1,10 @@
 """Half precision, empty and hostile input, reproducibility, refusals of the RoI poolings."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +173,19 @@ def test_the_deterministic_gradient_is_the_same_gradient(name, seed, device):
         torch.use_deterministic_algorithms(False)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("choice", ["baseline", "avx2"])
+def test_every_instruction_set_computes_the_same(choice):
+    """The widest is what the other tests run with."""
+    if torch.ops.segdcn.cpu_capability() == "baseline":
+        return
+    folder = Path(__file__).parent
+    command = [sys.executable, folder / "fuzz_regions.py", "--count", "60"]
+    path = f"{folder.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "SEGDCN_CPU": choice, "PYTHONPATH": path}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 X, ROIS, OFFSET = torch.zeros(2, 8, 5, 6), torch.zeros(3, 5), torch.zeros(3, 2, 2, 2)
