@@ -53,7 +53,7 @@ kernels::Chunk chunk_of(const ConvGeometry& g, PixelRange pixels, const Source& 
   for (int64_t size :
        {g.out_pixels(), pixels.size() * fields, g.channels, g.stride_d * g.out_depth,
         g.stride_h * g.out_height, g.stride_w * g.out_width, g.padding_d, g.padding_h, g.padding_w,
-        g.dilation_d * g.kernel_d, g.dilation_h * g.kernel_h, g.dilation_w * g.kernel_w})
+        g.dilation_d * (g.kernel_d - 1), g.dilation_h * (g.kernel_h - 1), g.dilation_w * (g.kernel_w - 1)})
     STD_TORCH_CHECK(size <= most, "segdcn: a size of this convolution is beyond ", most);
   const auto narrow = [](int64_t value) { return static_cast<int32_t>(value); };
   const auto each = [&](int64_t plane, int64_t row, int64_t col) {

@@ -217,16 +217,17 @@ def test_memory_does_not_grow_with_the_batch(dtype):
             t.detach().to(dtype).requires_grad_() for t in (leaves.input, leaves.weight, leaves.bias)
         )
 
+        grad = torch.ones_like(leaves.call(deform_conv3d, geometry))
+
         def step():
             output = leaves.call(deform_conv3d, geometry)
-            return output.detach(), *torch.autograd.grad(output, leaves.present(), torch.ones_like(output))
+            return output.detach(), *torch.autograd.grad(output, leaves.present(), grad)
 
         step()
         return peak_memory(step, torch.device("cpu"))
 
-    few, many = extra(12), extra(24)
-    assert many < 90 * 2**20
-    assert many < few + 16 * 2**20
+    # The columns of these 48 volumes would take 300 MiB. What the allocator keeps varies by tens of MiB.
+    assert extra(48) < 90 * 2**20
 
 
 def test_results_repeat_bit_for_bit(device):

@@ -277,7 +277,7 @@ def library_without_operators(folder):
 def torch_that_does_not_import(folder):
     (folder / "torch").mkdir()
     (folder / "torch/__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open')")
-    return "does not import: ImportError: libcudart.so.13", "pip install --upgrade torch"
+    return "does not import: ImportError: libcudart.so.13", "pip install --upgrade"
 
 
 def wheel(folder):
