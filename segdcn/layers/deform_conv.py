@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from segdcn.errors import UserValueError
-from segdcn.ops import deform_conv2d, deform_conv3d
+from segdcn.ops import autocast, deform_conv2d, deform_conv3d
 
 
 class _DeformableConv(_ConvNd):
@@ -98,7 +97,7 @@ class _DeformableConv(_ConvNd):
         exact = torch.float64 if input.dtype == torch.float64 else torch.float32
         conv = self.offset_conv
         assert conv.bias is not None
-        with _no_autocast(input.device.type):
+        with autocast.off(input.device):
             field = self._plain_convolution(
                 input.to(exact),
                 conv.weight.to(exact),
@@ -191,8 +190,3 @@ class DeformableConv3d(_DeformableConv, nn.Conv3d):
     _plain_layer = nn.Conv3d
     _plain_convolution = staticmethod(F.conv3d)
     _deformable_convolution = staticmethod(deform_conv3d)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[None]:
-    """Switch autocast off on devices that have it; the meta device does not."""
-    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

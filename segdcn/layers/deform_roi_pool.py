@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdcn.errors import UserValueError
-from segdcn.layers.deform_conv import _no_autocast
-from segdcn.ops import deform_psroi_pool, deform_roi_pool
+from segdcn.ops import autocast, deform_psroi_pool, deform_roi_pool
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -92,7 +91,7 @@ class DeformableRoIPool(nn.Module):
         last = predictor[-1]
         assert isinstance(last, nn.Linear)
         exact = torch.float64 if features.dtype == torch.float64 else torch.float32
-        with _no_autocast(features.device.type):
+        with autocast.off(features.device):
             fields = F.linear(features.to(exact), last.weight.to(exact), last.bias.to(exact))
         return fields.unflatten(1, (-1, *self.output_size))
 
@@ -221,7 +220,7 @@ class DeformablePSRoIPool(nn.Module):
         """Predict where each bin of each class moves: (R, 2 * classes, k, k), in parts of trans_std * size."""
         conv, exact = self.offset_conv, torch.float64 if input.dtype == torch.float64 else torch.float32
         assert conv.bias is not None
-        with _no_autocast(input.device.type):
+        with autocast.off(input.device):
             fields = F.conv2d(input.to(exact), conv.weight.to(exact), conv.bias.to(exact))
             return self.pool(fields, as_rois(boxes), None, 2 * self.classes)
 

@@ -1,9 +1,12 @@
 """What autocast does to the operators: the rule, once for every way into them."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
 
 DEVICES = ("cpu", "cuda")
 
@@ -14,17 +17,32 @@ def enabled(device: torch.device) -> bool:
 
 
 def off(device: torch.device) -> AbstractContextManager:
-    """Switch autocast off: what is to be exact in plain torch would be rounded product by product."""
-    return torch.autocast(device.type, enabled=False) if device.type in DEVICES else nullcontext()
+    """Switch autocast off, on devices that have it (meta does not): it would round product by product."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def cast(device_type: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Give input, weight and bias the autocast dtype.
+def cast(device_type: str, input: Tensor, *others: Tensor | None) -> list[Any]:
+    """Give the input, and what goes with it (a weight, a bias), the autocast dtype.
 
-    float64 stays, as in torch's own autocast; offsets and masks stay float32, because
-    positions of 17 to 40 pixels in bfloat16 are off by up to 1/16 of a pixel.
+    float64 stays, as in torch's own autocast. Offsets, masks and regions are not to be given here: positions
+    stay float32, because in bfloat16 one of 17 to 40 pixels is off by up to 1/16 of a pixel.
     """
+    tensors = [input, *others]
     if input.dtype == torch.float64:
-        return input, weight, bias
+        return tensors
     dtype = torch.get_autocast_dtype(device_type)
-    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def kernel(operator: str, device_type: str, casted: tuple[int, ...]) -> Callable[..., Tensor]:
+    """Return an operator's kernel under autocast: it casts the arguments at the places `casted`, the input first."""
+    key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
+
+    def cast_and_call(*arguments: Any) -> Tensor:
+        given = list(arguments)
+        for place, tensor in zip(casted, cast(device_type, *(given[place] for place in casted)), strict=True):
+            given[place] = tensor
+        with _ExcludeDispatchKeyGuard(key):
+            return getattr(torch.ops.segdcn, operator)(*given)
+
+    return cast_and_call

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
+from torch._C import DispatchKeySet
 
 from segdcn.ops import autocast, library, transforms
 from segdcn.ops.second_derivative import second_gradients
@@ -17,7 +17,7 @@ from segdcn.ops.second_derivative import second_gradients
 _library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is None else None
 
 
-def _empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
+def empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
     """Return (B, C, ...) with exactly the strides that the C++ code gives its results."""
     if not channels_last:
         return like.new_empty(size)
@@ -39,7 +39,7 @@ def _fake_forward(
     allow_tf32: bool,
 ) -> Tensor:
     # The offset has the size of the result; the kernels check that it is the convolution's.
-    return _empty_image(input, [input.shape[0], weight.shape[0], *offset.shape[2:]], channels_last)
+    return empty_image(input, [input.shape[0], weight.shape[0], *offset.shape[2:]], channels_last)
 
 
 def _fake_backward(
@@ -60,12 +60,12 @@ def _fake_backward(
     need_offset: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_input = _empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
-    grad_weight = _empty_image(weight, list(weight.shape), True) if need_weight else input.new_empty(0)
-    grad_offset = _empty_image(offset, list(offset.shape), channels_last) if need_offset else input.new_empty(0)
+    grad_input = empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
+    grad_weight = empty_image(weight, list(weight.shape), True) if need_weight else input.new_empty(0)
+    grad_offset = empty_image(offset, list(offset.shape), channels_last) if need_offset else input.new_empty(0)
     grad_mask = input.new_empty(0)
     if need_offset and mask is not None:
-        grad_mask = _empty_image(mask, list(mask.shape), channels_last)
+        grad_mask = empty_image(mask, list(mask.shape), channels_last)
     return grad_input, grad_weight, grad_offset, grad_mask
 
 
@@ -134,37 +134,44 @@ def _autograd_kernel(operator: str, backward: Callable, setup_context: Callable)
     return kernel
 
 
-def _autocast_kernel(device_type: str) -> Callable[..., Tensor]:
-    key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
+def register(
+    name: str,
+    fakes: tuple[Callable, Callable],
+    gradients: tuple[Callable, Callable],
+    seconds: tuple[Callable, Callable],
+    casted: tuple[int, ...],
+) -> None:
+    """Tell torch about an operator and its backward.
 
-    def kernel(
-        input: Tensor,
-        weight: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None,
-        *settings: Any,
-    ) -> Tensor:
-        input, weight, bias = autocast.cast(device_type, input, weight, bias)
-        with _ExcludeDispatchKeyGuard(key):
-            return transforms.forward_operator(settings[0])(input, weight, offset, mask, bias, *settings)
+    Args:
+        name: The operator; its backward is `<name>_backward`.
+        fakes: Shapes without data, of both.
+        gradients: The operator's derivative, and what saves for it.
+        seconds: The backward's, likewise.
+        casted: Which arguments autocast casts, the input first.
+    """
+    if _library is None:
+        return
+    for operator, fake, (backward, setup_context) in (
+        (name, fakes[0], gradients),
+        (f"{name}_backward", fakes[1], seconds),
+    ):
+        torch.library.register_fake(f"segdcn::{operator}", fake)
+        try:
+            kernel = _autograd_kernel(operator, backward, setup_context)
+        except (ImportError, TypeError):  # another torch's insides: tangents of the raw operators are not refused
+            torch.library.register_autograd(f"segdcn::{operator}", backward, setup_context=setup_context)
+        else:
+            _library.impl(operator, kernel, "Autograd", with_keyset=True)
+    _library.impl(name, autocast.kernel(name, "cpu", casted), "AutocastCPU")
+    _library.impl(name, autocast.kernel(name, "cuda", casted), "AutocastCUDA")
 
-    return kernel
 
-
-if _library is not None:
-    for _name in ("deform_conv2d", "deform_conv3d"):
-        torch.library.register_fake(f"segdcn::{_name}", _fake_forward)
-        torch.library.register_fake(f"segdcn::{_name}_backward", _fake_backward)
-        for _operator, _backward, _setup_context in (
-            (_name, first_gradients, _save_for_backward),
-            (f"{_name}_backward", gradients_of_gradients, _save_for_second_backward),
-        ):
-            try:
-                _kernel = _autograd_kernel(_operator, _backward, _setup_context)
-            except (ImportError, TypeError):  # another torch's insides: tangents of the raw operators are not refused
-                torch.library.register_autograd(f"segdcn::{_operator}", _backward, setup_context=_setup_context)
-            else:
-                _library.impl(_operator, _kernel, "Autograd", with_keyset=True)
-        _library.impl(_name, _autocast_kernel("cpu"), "AutocastCPU")
-        _library.impl(_name, _autocast_kernel("cuda"), "AutocastCUDA")
+for _name in ("deform_conv2d", "deform_conv3d"):
+    register(
+        _name,
+        (_fake_forward, _fake_backward),
+        (first_gradients, _save_for_backward),
+        (gradients_of_gradients, _save_for_second_backward),
+        casted=(0, 1, 4),  # input, weight and bias
+    )

@@ -75,7 +75,7 @@ def deform_roi_pool(
     scale, gamma = _number("spatial_scale", spatial_scale, positive=True), _number("gamma", gamma)
     samples = _count("sampling_ratio", sampling_ratio, minimum=0)
     _check_images(input, rois)
-    if roi_registration.needs_definition():
+    if roi_registration.needs_definition(input, offset):
         exact = torch.float64 if input.dtype == torch.float64 else torch.float32
         moved = None if offset is None else offset.to(exact)
         result = roi_reference.deform_roi_pool(
@@ -160,7 +160,7 @@ def deform_psroi_pool(
             f"{output_dim} cannot be divided among them"
         )
     _check_images(input, rois)
-    if roi_registration.needs_definition():
+    if roi_registration.needs_definition(input, offset):
         exact = torch.float64 if input.dtype == torch.float64 else torch.float32
         moved = None if offset is None else offset.to(exact)
         result = roi_reference.deform_psroi_pool(

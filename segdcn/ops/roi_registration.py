@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard  # what torch's own autocast uses
 from torch.func import vjp
 
-from segdcn.ops import library, roi_reference, transforms
+from segdcn.ops import roi_reference, transforms
+from segdcn.ops.registration import empty_image, register
 
 # Elements that the definition reads (channels * bins * samples * regions) that are differentiated at a time for
 # second derivatives.
@@ -16,14 +16,12 @@ CHUNK_ELEMENTS = 1 << 18
 
 Definition = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-# Keeps the registrations alive; deleting a Library takes its kernels back.
-_library = torch.library.Library("segdcn", "IMPL") if library.cpu_problem is None else None
 
-
-def needs_definition() -> bool:
+def needs_definition(input: Tensor, offset: Tensor | None) -> bool:
     """Whether a call is differentiated in a way that only plain torch can be: forward mode, torch.func."""
-    differentiated = transforms.transforms_active() or transforms.forward_mode_active()
-    return differentiated and not torch.compiler.is_compiling()
+    if transforms.forward_mode_active(input, offset):
+        return True
+    return transforms.transforms_active() and not torch.compiler.is_compiling()
 
 
 # ---------------------------------------------------------------- the two operators
@@ -70,17 +68,10 @@ def _position_sensitive_definition(settings: tuple) -> tuple[Definition, int]:
 # ---------------------------------------------------------------- shapes
 
 
-def _empty_image(like: Tensor, size: list, channels_last: bool) -> Tensor:
-    """Return (B, C, H, W) with exactly the strides that the C++ code gives its results."""
-    if not channels_last:
-        return like.new_empty(size)
-    return like.new_empty([size[0], size[2], size[3], size[1]]).permute(0, 3, 1, 2)
-
-
 def _fake_forward(depth: Callable[[Tensor, tuple], tuple]) -> Callable[..., Tensor]:
     def fake(input: Tensor, rois: Tensor, offset: Tensor | None, *settings: Any) -> Tensor:
         channels, size = depth(input, settings)
-        return _empty_image(input, [rois.shape[0], channels, *size], settings[-1])
+        return empty_image(input, [rois.shape[0], channels, *size], settings[-1])
 
     return fake
 
@@ -89,7 +80,7 @@ def _fake_backward(
     grad_output: Tensor, input: Tensor, rois: Tensor, offset: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     *_, channels_last, need_input, need_offset, _ = settings
-    grad_input = _empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
+    grad_input = empty_image(input, list(input.shape), channels_last) if need_input else input.new_empty(0)
     moved = need_offset and offset is not None
     return grad_input, offset.new_empty(offset.shape) if moved and offset is not None else input.new_empty(0)
 
@@ -180,31 +171,14 @@ def _second_vjp(
     )
 
 
-# ---------------------------------------------------------------- autocast
-
-
-def _autocast_kernel(name: str, device_type: str) -> Callable[..., Tensor]:
-    key = DispatchKeySet(DispatchKey.AutocastCPU if device_type == "cpu" else DispatchKey.AutocastCUDA)
-
-    def kernel(input: Tensor, rois: Tensor, offset: Tensor | None, *settings: Any) -> Tensor:
-        # float64 stays, as in torch's own autocast; rois and offsets stay float32: in bfloat16 a corner at 300
-        # pixels would be off by up to one.
-        if input.dtype != torch.float64:
-            input = input.to(torch.get_autocast_dtype(device_type))
-        with _ExcludeDispatchKeyGuard(key):
-            return getattr(torch.ops.segdcn, name)(input, rois, offset, *settings)
-
-    return kernel
-
-
-if _library is not None:
-    for _name, _depth, _of in (
-        ("deform_roi_pool", _aligned_depth, _aligned_definition),
-        ("deform_psroi_pool", _position_sensitive_depth, _position_sensitive_definition),
-    ):
-        torch.library.register_fake(f"segdcn::{_name}", _fake_forward(_depth))
-        torch.library.register_fake(f"segdcn::{_name}_backward", _fake_backward)
-        torch.library.register_autograd(f"segdcn::{_name}", _first_gradients(_name), setup_context=_save)
-        torch.library.register_autograd(f"segdcn::{_name}_backward", _second_gradients(_of), setup_context=_save)
-        _library.impl(_name, _autocast_kernel(_name, "cpu"), "AutocastCPU")
-        _library.impl(_name, _autocast_kernel(_name, "cuda"), "AutocastCUDA")
+for _name, _depth, _of in (
+    ("deform_roi_pool", _aligned_depth, _aligned_definition),
+    ("deform_psroi_pool", _position_sensitive_depth, _position_sensitive_definition),
+):
+    register(
+        _name,
+        (_fake_forward(_depth), _fake_backward),
+        (_first_gradients(_name), _save),
+        (_second_gradients(_of), _save),
+        casted=(0,),  # the input; in bfloat16 a corner of a region at 300 pixels would be off by up to one
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from geometry import relative_error
 from regions import NAMES, Case, draw
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from segdcn.ops import deform_roi_pool
 
@@ -64,11 +64,23 @@ def test_forward_mode_and_torch_func_are_not_silently_zero(name, device):
     ahead = function(*(p + step * t for p, t in zip(primals, tangents, strict=True)))
     behind = function(*(p - step * t for p, t in zip(primals, tangents, strict=True)))
     assert relative_error(tangent, (ahead - behind) / (2 * step)) < 1e-6
+    with forward_ad.dual_level():  # and so are dual numbers, without torch.func
+        dual = function(*map(forward_ad.make_dual, primals, tangents))
+        assert relative_error(forward_ad.unpack_dual(dual).tangent, tangent) < 1e-12
     torch.testing.assert_close(output, case.call())
     grads = torch.func.grad(lambda *leaves: function(*leaves).square().sum(), argnums=(0, 1))(*primals)
     leaves = [p.clone().requires_grad_() for p in primals]
     expected = torch.autograd.grad(function(*leaves).square().sum(), leaves)
     assert max(map(relative_error, grads, expected)) < 1e-10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_registered_operators_refuse_tangents(name, device):
+    """torch.library would drop them without a word."""
+    input, rois = torch.ones(1, 4, 5, 5, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
+    settings = ([2, 2], 1.0, 2, 0.1, False) if name == "deform_roi_pool" else (1, 2, [2, 2], [2, 2], 2, 0.1, 1.0, False)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=f"{name} has no forward-mode derivative"):
+        getattr(torch.ops.segdcn, name)(forward_ad.make_dual(input, input), rois, None, *settings)
 
 
 def settings_of(case: Case) -> list:
