@@ -33,18 +33,15 @@ def cross_entropy(
     Returns:
         A scalar connected to `logits`, in nats per pixel.
     """
+    logits = _exact(logits)
+    class_weights = None if class_weights is None else class_weights.to(logits)
     total = F.cross_entropy(
-        _exact(logits),
-        labels,
-        None if class_weights is None else class_weights.to(_exact(logits)),
-        ignore_index=IGNORE,
-        reduction="sum",
-        label_smoothing=label_smoothing,
+        logits, labels, class_weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
     )
     counted = labels != IGNORE
     if class_weights is None:
         return total / counted.sum().clamp(min=1)
-    weight = (class_weights.to(total)[labels.where(counted, 0)] * counted).sum()
+    weight = (class_weights[labels.where(counted, 0)] * counted).sum()
     return total / weight.where(weight > 0, 1)
 
 
@@ -175,8 +172,7 @@ class WeightedLoss:
         total = _exact(logits).new_zeros(())
         for name, weight in self.weights.items():
             if name == "cross_entropy":
-                class_weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-                loss = cross_entropy(logits, labels, class_weights, self.label_smoothing)
+                loss = cross_entropy(logits, labels, self.class_weights, self.label_smoothing)
             else:
                 loss = LOSSES[name](logits, labels)
             total = total + weight * loss
