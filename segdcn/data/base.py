@@ -140,6 +140,19 @@ class SegmentationData(pl.LightningDataModule):
         """Read labels as class ids (H, W) in 0..N-1 or 255; here: the ids as they are stored."""
         return read_id_map(sample.labels)
 
+    def check_labels(self, labels: np.ndarray, path: Path) -> None:
+        """Refuse a label map, read from `path`, in which something else stands than classes and 255.
+
+        Raises:
+            InvalidDataError: It does; the message says what and how often.
+        """
+        wrong = (labels >= self.num_classes) & (labels != IGNORE_INDEX) | (labels < 0)
+        if wrong.any():
+            raise InvalidDataError(
+                f"{path} holds the label {int(labels[wrong][0])} in {int(wrong.sum())} pixels; "
+                f"expected 0 to {self.num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
+            )
+
     def read_instances(self, sample: Sample) -> np.ndarray:
         """Read the instance map (H, W): 0 is no instance, each other number one object.
 
@@ -321,11 +334,5 @@ class SegmentationDataset(Dataset[Item]):
                 f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
                 f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
             )
-        num_classes = self.data.num_classes
-        wrong = (labels >= num_classes) & (labels != IGNORE_INDEX) | (labels < 0)
-        if wrong.any():
-            raise InvalidDataError(
-                f"{sample.labels} holds the label {int(labels[wrong][0])} in {int(wrong.sum())} pixels; "
-                f"expected 0 to {num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
-            )
+        self.data.check_labels(labels, sample.labels)
         return image, labels.astype(np.uint8)

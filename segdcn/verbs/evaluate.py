@@ -14,7 +14,6 @@ from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.data.files import read_id_map
 from segdcn.errors import InvalidDataError, MissingFileError
-from segdcn.losses import IGNORE
 from segdcn.metrics import ConfusionMatrix
 from segdcn.verbs.report_file import check_report_file
 
@@ -67,7 +66,10 @@ def evaluate(
         task = bar.add_task("scoring", total=len(pairs))
         for name, (truth, guess) in pairs.items():
             labels = described.read_labels(Sample(name, truth, truth))
-            guesses = _read_prediction(described, name, guess, stored_as)
+            as_classes = stored_as == "classes"
+            guesses = read_id_map(guess) if as_classes else described.read_labels(Sample(name, guess, guess))
+            for values, path in ((labels, truth), (guesses, guess)):
+                described.check_labels(values, path)
             if guesses.shape != labels.shape:
                 raise InvalidDataError(
                     f"{guess} is {guesses.shape[0]}x{guesses.shape[1]} pixels (height x width), "
@@ -129,19 +131,6 @@ def _pairs(truths: dict[str, Path], folder: Path) -> dict[str, tuple[Path, Path]
             f"expected a PNG called {missing[0].rpartition('/')[2]}*.png"
         )
     return pairs
-
-
-def _read_prediction(data: SegmentationData, name: str, path: Path, stored_as: str) -> np.ndarray:
-    if stored_as == "ground_truth":
-        return data.read_labels(Sample(name, path, path))
-    guesses = read_id_map(path)
-    wrong = (guesses >= data.num_classes) & (guesses != IGNORE) | (guesses < 0)
-    if wrong.any():
-        raise InvalidDataError(
-            f"{path} holds the value {int(guesses[wrong][0])}; "
-            f"expected classes 0 to {data.num_classes - 1}, or {IGNORE}"
-        )
-    return guesses
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:

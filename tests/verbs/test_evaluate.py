@@ -132,6 +132,18 @@ def test_what_is_wrong_with_a_prediction_is_one_line(tiny, spoil, message, capsy
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("stored_as", ["classes", "ground_truth"])
+def test_a_value_that_is_no_class_is_one_line(stored_as, tmp_path, capsys):
+    """Also of a data set that reads its ids as they are stored."""
+    for folder, value in (("truth", 3), ("guess", 77)):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (2, 2), value).save(tmp_path / folder / "a.png")
+    arguments = [str(tmp_path / "guess"), str(tmp_path / "truth"), str(CONFIGS / "voc.yaml")]
+    assert cli.main(["evaluate", *arguments, "--stored_as", stored_as]) == 2
+    error = capsys.readouterr().err
+    assert "holds the label 77 in 4 pixels; expected 0 to 20, or 255" in error and error.count("\n") == 1
+
+
 def test_what_is_wrong_with_the_description_is_one_line(tiny, tmp_path, capsys):
     truth, guess, config = tiny
     for text, message in {
