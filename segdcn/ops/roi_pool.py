@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from segdcn.ops import library, roi_reference, roi_registration, transforms  # noqa: F401 (registers the operators)
+from segdcn.ops import library, roi_registration, transforms
 
 Size = int | tuple[int, int] | list[int]
 
@@ -46,7 +46,8 @@ def deform_roi_pool(
     Under autocast the input takes the autocast dtype, rois and offset stay float32. The result is the same in every
     run with the same number of threads; on a GPU the gradient of the input is so under
     torch.use_deterministic_algorithms(True). Differentiable any number of times in input and offset (not in rois);
-    second and forward-mode derivatives and torch.func go through plain torch, slowly.
+    second and forward-mode derivatives and torch.func go through plain torch, slowly; torch.vmap over
+    rois needs a sampling_ratio.
 
     Args:
         input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A channels-last
@@ -75,17 +76,11 @@ def deform_roi_pool(
     scale, gamma = _number("spatial_scale", spatial_scale, positive=True), _number("gamma", gamma)
     samples = _count("sampling_ratio", sampling_ratio, minimum=0)
     _check_images(input, rois)
+    settings = (size, scale, samples, gamma, _channels_last(input))
     if roi_registration.needs_definition(input, offset):
-        exact = torch.float64 if input.dtype == torch.float64 else torch.float32
-        moved = None if offset is None else offset.to(exact)
-        result = roi_reference.deform_roi_pool(
-            input.to(exact), rois.detach().to(exact), moved, (size[0], size[1]), scale, samples, gamma
-        )
-        return result.to(input.dtype)
+        return roi_registration.by_definition("deform_roi_pool", input, rois, offset, settings)
     library.require(input.device)
-    return torch.ops.segdcn.deform_roi_pool(
-        input, rois.detach(), offset, size, scale, samples, gamma, _channels_last(input)
-    )
+    return torch.ops.segdcn.deform_roi_pool(input, rois.detach(), offset, *settings)
 
 
 def deform_psroi_pool(
@@ -160,25 +155,11 @@ def deform_psroi_pool(
             f"{output_dim} cannot be divided among them"
         )
     _check_images(input, rois)
+    settings = (output_dim, group_size, size, parts, samples, trans_std, scale, _channels_last(input))
     if roi_registration.needs_definition(input, offset):
-        exact = torch.float64 if input.dtype == torch.float64 else torch.float32
-        moved = None if offset is None else offset.to(exact)
-        result = roi_reference.deform_psroi_pool(
-            input.to(exact),
-            rois.detach().to(exact),
-            moved,
-            output_dim=output_dim,
-            group_size=group_size,
-            output_size=(size[0], size[1]),
-            part_size=(parts[0], parts[1]),
-            samples_per_part=samples,
-            trans_std=trans_std,
-            spatial_scale=scale,
-        )
-        return result.to(input.dtype)
+        return roi_registration.by_definition("deform_psroi_pool", input, rois, offset, settings)
     library.require(input.device)
-    settings = (output_dim, group_size, size, parts, samples, trans_std, scale)
-    return torch.ops.segdcn.deform_psroi_pool(input, rois.detach(), offset, *settings, _channels_last(input))
+    return torch.ops.segdcn.deform_psroi_pool(input, rois.detach(), offset, *settings)
 
 
 # ---------------------------------------------------------------- checks

@@ -156,6 +156,30 @@ def test_autocast_casts_the_input_but_not_the_positions(name, dtype, device):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_torch_func_under_autocast_gives_what_autograd_gives_there(name, device):
+    case = draw(name, 3, **SMALL).map(lambda t: t.to(device, torch.float32))
+    leaves = [leaf.clone().requires_grad_() for leaf in case.leaves()]
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        output = operator(case)(*leaves)
+        expected = torch.autograd.grad(output.float().square().sum(), leaves)
+        result, pull = torch.func.vjp(operator(case), *case.leaves())
+        assert result.dtype == output.dtype == torch.bfloat16
+        found = pull((2 * output.float()).to(output.dtype).detach())
+    assert max(map(relative_error, found, expected)) < 2e-2  # eight bits of the results
+
+
+def test_vmap_over_maps_and_offsets_with_samples_by_size(device):
+    case = draw("deform_roi_pool", 3, **{**SMALL, "samples": 0}).map(lambda t: t.to(device))
+    inputs, offsets = torch.stack([case.input, 2 * case.input]), torch.stack([case.offset, -case.offset])
+    found = torch.vmap(operator(case))(inputs, offsets)
+    for i in range(2):
+        torch.testing.assert_close(found[i], operator(case)(inputs[i], offsets[i]))
+    pooled = torch.vmap(lambda rois: replace(case, rois=rois).call())
+    with pytest.raises(NotImplementedError, match="give a sampling_ratio"):
+        pooled(torch.stack([case.rois, case.rois]))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_meta_device_gives_shapes(name):
     case = draw(name, 3, **SMALL)
     assert case.map(lambda t: t.to("meta")).call().shape == case.call().shape
