@@ -42,6 +42,7 @@ TRAINING_VERBS = {
 VERBS = {
     "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
+    "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }

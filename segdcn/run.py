@@ -8,17 +8,23 @@ runs/<name>/<time>/
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.fingerprint import fingerprint
 
 # Bare words for --ckpt_path, which stand for a file of the newest run of that name.
 CHECKPOINT_WORDS = ("last", "best")
+
+# Where a checkpoint keeps the fingerprint of its network's weights.
+HASH = "weights_sha256"
 
 
 class RunFailed(Exception):
@@ -125,7 +131,12 @@ def _age(folder: str) -> tuple[str, int]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of ours onto the CPU, without executing anything in it."""
+    """Load a checkpoint of ours onto the CPU, without executing anything in it.
+
+    Raises:
+        MissingFileError: There is none.
+        InvalidDataError: It is damaged, of another kind, or its weights are not those that were saved.
+    """
     if not path.is_file():
         raise MissingFileError(f"there is no checkpoint {path}; --ckpt_path takes a file, 'last' or 'best'")
     try:
@@ -134,4 +145,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InvalidDataError(f"{path} cannot be read as a checkpoint: it is damaged or of another kind") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it has no state_dict and hyper_parameters")
+    weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+    if not isinstance(settings, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it holds other things than weights and settings")
+    if HASH in checkpoint and fingerprint(network_weights(weights)) != checkpoint[HASH]:
+        raise InvalidDataError(
+            f"the weights in {path} are not those that were saved: they were changed, or are damaged; "
+            "take an untouched copy"
+        )
     return checkpoint
+
+
+def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the network's weights from a task's, under the network's own names."""
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}

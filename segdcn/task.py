@@ -11,8 +11,10 @@ from torch import Tensor
 
 from segdcn import losses, optim
 from segdcn.errors import UserValueError
+from segdcn.fingerprint import fingerprint
 from segdcn.metrics import ConfusionMatrix, WeightedMean
 from segdcn.models import build_deeplab
+from segdcn.run import HASH, network_weights
 
 
 class SegmentationTask(LightningModule):
@@ -221,8 +223,11 @@ class SegmentationTask(LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep a rebuild from fetching weights that the checkpoint replaces anyway."""
+        """Keep a rebuild from fetching weights that the checkpoint replaces anyway, and the weights' hash."""
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["encoder_weights"] = None
+        weights = network_weights(checkpoint["state_dict"])
+        if all(type(weight) is Tensor for weight in weights.values()):  # not where processes hold parts of them
+            checkpoint[HASH] = fingerprint(weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on training with another optimizer than the checkpoint's."""

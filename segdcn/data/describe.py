@@ -29,6 +29,11 @@ def load_data(description: str, **overrides: Any) -> SegmentationData:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    return build_data(content, path, **overrides)
+
+
+def build_data(content: Any, path: Path, **overrides: Any) -> SegmentationData:
+    """Build the data set that the content of a YAML describes; arguments and errors as `load_data`."""
     if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
         raise UserValueError(
             f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"

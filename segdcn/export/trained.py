@@ -1,0 +1,78 @@
+"""What training left behind, made a network again."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from segdcn import run
+from segdcn.description import Description
+from segdcn.errors import InvalidDataError
+from segdcn.fingerprint import fingerprint
+from segdcn.models import DeepLab
+from segdcn.task import SegmentationTask
+
+_log = logging.getLogger("segdcn")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, in evaluation mode on the CPU, and what is known about it."""
+
+    network: nn.Module
+    description: Description
+
+
+def read_checkpoint(path: Path) -> Trained:
+    """Read a checkpoint without executing anything in it, and rebuild its network.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InvalidDataError: It is damaged or no checkpoint, weights are missing or were changed, or it does
+            not say with what to normalise.
+    """
+    checkpoint = run.read_checkpoint(path)
+    if run.HASH not in checkpoint:
+        _log.info("%s holds no hash of its weights, so nothing tells whether they were changed", path)
+    config = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
+    weights = run.network_weights(checkpoint["state_dict"])
+    network = rebuild(config, weights, path)
+    names = config.get("class_names") or [f"class {index}" for index in range(config["num_classes"])]
+    if config.get("mean") is None or config.get("std") is None:
+        raise InvalidDataError(f"{path} does not say with which mean and std images were normalised; train it on data")
+    values = {
+        "class_names": names,
+        "palette": config.get("palette"),
+        "mean": config["mean"],
+        "std": config["std"],
+        "size_divisor": network.size_divisor,
+        "config": config,
+        "weights_sha256": checkpoint.get(run.HASH) or fingerprint(weights),
+    }
+    return Trained(network, Description.from_values(values, path))
+
+
+def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> DeepLab:
+    """Build the network that `config` describes and give it weights.
+
+    Raises:
+        InvalidDataError: The settings make no network, or not one with these weights.
+    """
+    try:
+        # encoder_weights: replaced anyway, and never to be downloaded.
+        network = SegmentationTask(**{**config, "encoder_weights": None}).network
+    except (TypeError, ValueError) as error:
+        raise InvalidDataError(f"{path}: its settings make no network: {error}") from error
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    if different := sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)):
+        first = different[0]
+        raise InvalidDataError(
+            f"{path} holds other weights than its settings ask for: {len(different)} differ, the first is {first} "
+            f"({given.get(first, 'missing')} in the file, {wanted.get(first, 'not wanted')} by the settings)"
+        )
+    network.load_state_dict(weights)
+    return network.eval()

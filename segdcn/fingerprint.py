@@ -1,0 +1,33 @@
+"""A hash that tells whether weights are still those that were trained."""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Hash weights: the same for the same names, dtypes, shapes and values, on any device and in any memory format.
+
+    1. One line per tensor, sorted by name: `<name> <dtype> <shape> <sha256 of the values in row-major order>`.
+    2. The sha256 of these lines.
+
+    It tells apart what was changed by mistake or in passing on; who changes weights on purpose can
+    write a new hash beside them.
+    """
+    names = sorted(weights)
+    # hashlib works outside the interpreter's lock, so that several tensors are hashed at once.
+    with ThreadPoolExecutor() as threads:
+        hashes = threads.map(_hash, (weights[name] for name in names))
+        lines = [
+            f"{name} {str(weights[name].dtype).removeprefix('torch.')} {tuple(weights[name].shape)} {value}\n"
+            for name, value in zip(names, hashes, strict=True)
+        ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _hash(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(values.numpy().data).hexdigest()
