@@ -87,7 +87,10 @@ def export(
     described = _data(data, root)
     trained = read_trained(source)
     if described is not None and list(described.class_names) != trained.description.class_names:
-        raise UserValueError(f"the classes of {data} are not those of the network")
+        raise UserValueError(
+            f"{data} has the classes {', '.join(described.class_names)}, but the network was trained for "
+            f"{', '.join(trained.description.class_names)}"
+        )
     pixels, what = _picture(image, described, source)
 
     console = Console()
