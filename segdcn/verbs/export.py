@@ -52,8 +52,9 @@ def export(
     that are multiples of the output stride.
 
     The file is run in its own runtime against the network: on a picture, and on random images of two
-    other sizes. Where a logit differs by more than 0.0001 of the largest, no file is left and the
-    exit code is 1. segdcn.load(FILE).predict(PICTURE) uses it.
+    other sizes. Where a logit differs by more than 0.0001 of the largest (or 10 times what rounding
+    to float32 does to the network itself, if that is more), no file is left and the exit code is 1.
+    segdcn.load(FILE).predict(PICTURE) uses it.
 
     Example:
         segdcn export runs/street/2026-11-21_10-00-00/checkpoints/best.ckpt --format onnx --output street.onnx
@@ -103,7 +104,7 @@ def export(
         with console.status(f"comparing in {kind.runtime}"):
             opened = load(written, trust=True)
             inputs = [(what, opened.padded(opened.normalised(pixels))), *other_sizes(description.size_divisor)]
-            compared = compare(reference.run, opened.run, inputs)
+            compared = compare(stored.network, opened.run, inputs)
         same = all(one.agrees for one in compared)
         if same:
             publish(written, place)
