@@ -17,12 +17,18 @@ ALLOWED = {
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
-    "task": {"errors", "models", "losses", "metrics", "optim"},
+    "fingerprint": set(),
+    "task": {"errors", "models", "losses", "metrics", "optim", "fingerprint", "run"},
+    "description": {"errors", "__version__"},
+    "predictor": {"errors", "description"},
+    "export": {
+        *("errors", "fingerprint", "ops", "layers", "models", "task", "run", "description", "predictor"),
+    },
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
     "callbacks": {"errors", "task", "offsets", "pictures"},
-    "run": {"errors"},
+    "run": {"errors", "fingerprint"},
     "loggers": {"errors"},
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
@@ -30,7 +36,7 @@ ALLOWED = {
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "predictor", "export"},
 }
 TORCH_ONLY = {"errors", "ops", "layers"}
 
