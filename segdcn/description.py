@@ -78,14 +78,16 @@ class Description:
         return found
 
     def _checks(self) -> dict[str, bool]:
-        classes = self.class_names
+        names, palette = self.class_names, self.palette
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            return {"class_names": False}
         return {
-            "class_names": isinstance(classes, list) and bool(classes) and all(isinstance(n, str) for n in classes),
-            "palette": self.palette is None or _are_numbers(sum(self.palette, []), 3 * len(classes)),
+            "palette": palette is None
+            or (isinstance(palette, list) and len(palette) == len(names) and all(_are_numbers(c, 3) for c in palette)),
             "mean": _are_numbers(self.mean, 3),
             "std": _are_numbers(self.std, 3) and min(self.std) > 0,
             "size_divisor": isinstance(self.size_divisor, int) and self.size_divisor > 0,
-            "config": isinstance(self.config, dict) and self.config.get("num_classes") == len(classes),
+            "config": isinstance(self.config, dict) and self.config.get("num_classes") == len(names),
             "weights_sha256": isinstance(self.weights_sha256, str),
             "weights_dtype": self.weights_dtype in ("float32", "float16", "bfloat16"),
             "size_minimum": isinstance(self.size_minimum, int),

@@ -136,7 +136,11 @@ def read_onnx(path: Path) -> Predictor:
     texts = {entry.key: entry.value for entry in model.metadata_props}
     description = Description.from_texts(texts, path)
     _check_references(model, path)
-    if texts.get("content_sha256") != fingerprint(dict(_initializers(model, path.parent))):
+    try:
+        content = fingerprint(dict(_initializers(model, path.parent)))
+    except (ValueError, TypeError) as error:
+        raise InvalidDataError(f"{path} holds damaged weights: {str(error).splitlines()[0]}") from error
+    if texts.get("content_sha256") != content:
         raise InvalidDataError(
             f"the weights in {path} are not those that were written: they were changed, or are damaged; "
             "take an untouched copy"

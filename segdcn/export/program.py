@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 import segdcn.ops  # noqa: F401 (a program may call the operators)
 from segdcn.description import Description
-from segdcn.errors import InvalidDataError, UserValueError
+from segdcn.errors import InvalidDataError, MissingLibraryError, UserValueError
 from segdcn.export.capture import capture, check_operators, smallest_side
 from segdcn.export.portable import portable
 from segdcn.predictor import Predictor
@@ -51,8 +51,17 @@ def write_package(network: nn.Module, description: Description, path: Path) -> N
     """Compile the network for this kind of machine; segdcn's operators are called, not compiled in.
 
     Raises:
+        MissingLibraryError: There is no C++ compiler.
         UserValueError: The package is for a GPU and there is none.
     """
+    # Imported here: a second that opening other files need not take.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise MissingLibraryError("aoti needs a C++ compiler: install g++, or name one in CXX") from error
     if description.device == "cuda" and not torch.cuda.is_available():
         raise UserValueError("device is cuda, but torch sees no GPU here; compile on the kind of machine it is for")
     network = ChannelsLast(network).to(description.device)
@@ -68,12 +77,12 @@ def read_program(path: Path, trust: bool) -> Predictor:
         UserValueError: It is not trusted, or is for another machine.
         InvalidDataError: It is damaged, changed, or not from segdcn.
     """
-    kind, description = _description(path)
     if not trust:
         raise UserValueError(
             f"{path} can hold code, which loading it would run; if it comes from someone you trust, say "
             "segdcn.load(path, trust=True)"
         )
+    kind, description = _description(path)
     if kind == "program":
         module: Any = torch.export.load(path).module()
     elif description.device == "cuda" and not torch.cuda.is_available():

@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> Trained:
     """
     checkpoint = run.read_checkpoint(path)
     if run.HASH not in checkpoint:
-        _log.info("%s holds no hash of its weights, so nothing tells whether they were changed", path)
+        _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
     config = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
     weights = run.network_weights(checkpoint["state_dict"])
     network = rebuild(config, weights, path)

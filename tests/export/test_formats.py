@@ -167,6 +167,14 @@ def test_a_missing_package_is_named_with_what_installs_it(tiny, describe, tmp_pa
         FORMATS["onnx"].write(tiny, describe(tiny), tmp_path / "a.onnx")
 
 
+def test_a_missing_compiler_is_said_before_anything_is_compiled(tiny, describe, tmp_path, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(MissingLibraryError, match="aoti needs a C.. compiler: install g.., or name one in CXX"):
+        FORMATS["aoti"].write(tiny, describe(tiny), tmp_path / "a.pt2")
+
+
 def test_pictures_too_small_for_a_program_are_refused_and_not_padded(tiny, files):
     with pytest.raises(UserValueError, match="the image is 3x9 .* takes 5 pixels or more on each side"):
         load(path_of(files, "program"), trust=True).predict(np.zeros((3, 9, 3), np.uint8))
