@@ -28,7 +28,7 @@ class Predictor:
 
     Attributes:
         description: Class names, palette, normalisation and sizes.
-        network: The network, where the file has one that torch can differentiate and move; else None.
+        network: The network of a checkpoint or of safetensors; None where another runtime holds it.
         run: The network in its runtime, on normalised images of sizes that it takes.
     """
 

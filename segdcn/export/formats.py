@@ -19,7 +19,7 @@ from segdcn.predictor import Predictor
 class Format(NamedTuple):
     """One of the values of `segdcn export --format`."""
 
-    ending: str  # of the file's name, where none is given; what follows the dot is that of every file, if there is one
+    ending: str  # where no output is given, it is the checkpoint's name with this
     write: Callable[[nn.Module, Description, Path], None]
     runtime: str  # what runs the file when it is compared with the network
 
@@ -76,7 +76,7 @@ def load(path: str | Path, trust: bool = False) -> Predictor:
             anything from the file.
 
     Returns:
-        A Predictor. Its `network` is the module, on the CPU, if there is one: move it, and it predicts there.
+        A Predictor. Its `network`, from a checkpoint or safetensors, is on the CPU: move it, and it predicts there.
 
     Raises:
         MissingFileError: There is nothing of that name.

@@ -41,10 +41,10 @@ def write_onnx(network: nn.Module, description: Description, path: Path, *, port
     """Write one file, whose input `image` has any batch, height and width.
 
     Raises:
-        MissingLibraryError: onnx or onnxscript is not installed.
+        MissingLibraryError: A package is not installed.
         UserValueError: The network calls operators that have no translation.
     """
-    check_installed("onnx", "onnxscript")
+    check_installed("onnx", "onnxscript", "onnxruntime")  # the last to prove it in, but it is asked for at the door
     import onnx
 
     program = capture(portable(network) if portable_form else network, description.size_divisor)

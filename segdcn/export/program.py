@@ -94,7 +94,7 @@ def read_program(path: Path, trust: bool) -> Predictor:
         with torch.no_grad():
             return module(image.contiguous().to(description.device))
 
-    return Predictor(run, description, module if kind == "program" else None)
+    return Predictor(run, description)
 
 
 def _describe(path: Path, kind: str, program: ExportedProgram, description: Description) -> None:
