@@ -46,6 +46,8 @@ def read_trained(path: Path) -> Trained:
         MissingFileError: There is nothing of that name.
         InvalidDataError: It is damaged, was changed, or is of another kind.
     """
+    if not path.exists():
+        raise MissingFileError(f"there is no {path}; expected a checkpoint, or a folder of safetensors")
     return safetensors.read_folder(path) if path.is_dir() else read_checkpoint(path)
 
 

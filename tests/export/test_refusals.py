@@ -131,11 +131,10 @@ def test_safetensors_with_missing_keys_are_refused_even_with_a_fitting_hash(fold
     path = folder / "model.safetensors"
     weights = safetensors.torch.load_file(path)
     del weights["segmentation_head.0.bias"]
+    content = segdcn.fingerprint.fingerprint(weights)  # before the file goes, whose memory they may share
     safetensors.torch.save_file(weights, path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"content_sha256": segdcn.fingerprint.fingerprint(weights)})
-    )
+    (folder / "config.json").write_text(json.dumps(config | {"content_sha256": content}))
     with pytest.raises(InvalidDataError, match="the first is segmentation_head.0.bias"):
         segdcn.load(folder)
 
