@@ -6,6 +6,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from segdcn.data.loading import EpochSampler
+from segdcn.errors import UserValueError
 
 
 class ResumableLoader(DataLoader):
@@ -33,9 +34,18 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch have been given; none once it is over."""
-        return {"given": self._given % len(self)}
+        """Return how many batches of the epoch have been given (none once it is over), and of how many."""
+        return {"given": self._given % len(self), "of": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the batches that were given before."""
+        """Leave out the batches that were given before.
+
+        Raises:
+            UserValueError: The epoch is half done, and has another number of batches now.
+        """
+        if state["given"] and state["of"] != len(self):
+            raise UserValueError(
+                f"the checkpoint lies after {state['given']} of the {state['of']} batches of an epoch, which has "
+                f"{len(self)} now; go on with as many processes times data.batch_size as before"
+            )
         self._leave_out = state["given"]
