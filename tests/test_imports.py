@@ -27,8 +27,11 @@ ALLOWED = {
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
     "help": set(),
+    "command_line": set(),
+    "fitting": {"errors", "task"},
     "training": {
-        *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
+        *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__"),
+        *("command_line", "fitting"),
     },
     "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
 }
