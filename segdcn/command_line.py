@@ -1,4 +1,4 @@
-"""What the arguments say before a parser has merged them: which keys are flags, and which files were given."""
+"""What the arguments say before a parser has merged them: which keys are flags, and what each file sets."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,17 +26,46 @@ class CommandLine:
         return {arg[len(prefix) :].partition("=")[0] for arg in self.args if arg.startswith(prefix)}
 
     def model_keys_in_files(self) -> set[str]:
-        """Name the model's keys that the files of --config and --model set."""
-        configs = [read_settings(value) for option in ("--config", "-c") for value in self._values(option)]
-        models = [config.get("model") or {} for config in configs] + [read_settings(v) for v in self._values("--model")]
-        return {key for model in models for key in (read_settings(model) if isinstance(model, str) else model)}
+        """Name the model's keys that files set."""
+        return {key for _, _, settings in self._files() for key in settings["model"]}
 
-    def _values(self, option: str) -> Iterator[str]:
-        """Give what follows an option: `--x VALUE` or `--x=VALUE`."""
+    def overruled(self) -> list[str]:
+        """Say where a file of --config sets what a later --data or --model file sets to something else.
+
+        A recipe that comes before the files it is meant to change would otherwise have no effect
+        without a word.
+        """
+        lines = []
+        earlier: dict[str, tuple[Any, str]] = {}
+        for option, file, settings in self._files():
+            keys = {f"{group}.{key}": value for group, of in settings.items() for key, value in of.items()}
+            for key, value in keys.items():
+                if option == "--config":
+                    earlier[key] = (value, file)
+                elif key in earlier and earlier[key][0] != value:
+                    before, where = earlier.pop(key)
+                    lines.append(f"{key}: {value} from {file}, not {before} from {where}: what comes later wins")
+        return lines
+
+    def _files(self) -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
+        """Give every --config, --data and --model in their order, with the settings of data and model in it."""
         for arg, following in zip(self.args, [*self.args[1:], ""], strict=True):
-            name, equals, value = arg.partition("=")
-            if name == option:
-                yield value if equals else following
+            option, equals, value = arg.partition("=")
+            value = value if equals else following
+            match option:
+                case "--config" | "-c":
+                    content = read_settings(value)
+                    data, model = (_of_group(content.get(group)) for group in ("data", "model"))
+                    yield "--config", value, {"data": data.get("init_args") or {}, "model": model}
+                case "--data":
+                    yield option, value, {"data": _of_group(value).get("init_args") or {}, "model": {}}
+                case "--model":
+                    yield option, value, {"data": {}, "model": _of_group(value)}
+
+
+def _of_group(value: Any) -> dict[str, Any]:
+    """Settings of data or model, which a --config file may write out or take from another file."""
+    return read_settings(value) if isinstance(value, str) else value or {}
 
 
 def read_settings(value: str) -> dict[str, Any]:

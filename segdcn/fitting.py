@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segdcn.errors import UserValueError
@@ -57,12 +59,22 @@ def check_trainer(settings: dict[str, Any]) -> None:
 
     Its constructor sees nothing but the user's settings, so what it refuses is the user's
     to mend; and it is asked before there is a run folder and a W&B run.
+
+    Raises:
+        UserValueError: It refuses, or would fail with the first batch.
     """
     bare = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
-        Trainer(**{**settings, **bare})
+        trainer = Trainer(**{**settings, **bare})
     except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
         raise UserValueError(f"trainer: {error}") from error
+    # On one device, without a strategy for more, Lightning leaves batch normalisation as it is.
+    several = isinstance(trainer.strategy, ParallelStrategy)
+    if settings["sync_batchnorm"] and several and isinstance(trainer.accelerator, CPUAccelerator):
+        raise UserValueError(
+            "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; "
+            "set --trainer.sync_batchnorm false"
+        )
 
 
 def _short(names: list[str] | None) -> str:

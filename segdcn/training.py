@@ -18,14 +18,19 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdcn import __version__
+from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.pictures import Pictures
+from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
 from segdcn.callbacks.record import Record
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
+from segdcn.data.class_weights import balanced_weights
 from segdcn.errors import UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
@@ -139,6 +144,12 @@ class SegmentationCLI(LightningCLI):
             "--wandb", type=WandbMode, default="auto", help="auto is online where an API key is set, else offline."
         )
         parser.add_argument("--wandb_project", type=str, default="segdcn", help="Project on Weights & Biases.")
+        parser.add_argument(
+            "--early_stopping",
+            type=EarlyStop | None,
+            default=None,
+            help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
+        )
         parser.add_lightning_class_args(Pictures, "pictures")
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
@@ -148,6 +159,8 @@ class SegmentationCLI(LightningCLI):
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
+        for line in self.line.overruled():
+            _say(line)
         self.settings.name = self.settings.name or _default_name(self.settings)
         check_name(self.settings.name)
         if self.settings.trainer.default_root_dir is not None:
@@ -188,7 +201,9 @@ class SegmentationCLI(LightningCLI):
         saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched, not even by a flag
         from_files = self.line.model_keys_in_files()
         for key, value in saved.items():
-            matters = self.verb == "fit" or key in NETWORK_KEYS
+            # Weights that an earlier start of this run computed.
+            computed = key == "class_weights" and known[key] == "balanced"
+            matters = (self.verb == "fit" and not computed) or key in NETWORK_KEYS
             if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
         self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
@@ -220,12 +235,16 @@ class SegmentationCLI(LightningCLI):
         check_trainer(trainer_settings)
         if self.verb == "fit" and self.checkpoint is not None:
             check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
+        if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
+            self._balance_classes()
         dry = bool(trainer_settings["fast_dev_run"])
         own: list[Callback] = []
         if trainer_settings["enable_progress_bar"] is not False:
             terminal = Console().is_terminal
             kwargs["enable_progress_bar"] = terminal
             own.append(Bar() if terminal else Lines())
+        if self.verb == "fit":
+            own += self._training_callbacks()
         if not dry:
             self._make_run()
             assert self.run is not None
@@ -239,6 +258,26 @@ class SegmentationCLI(LightningCLI):
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
+
+    def _balance_classes(self) -> None:
+        """Compute class weights from the training labels and give them to the task."""
+        data = self.datamodule
+        columns = (TextColumn("counting pixels"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True, disable=not is_first_process()) as bar:
+            labels = bar.add_task("", total=len(data.train_dataset()))
+            weights = balanced_weights(data, progress=lambda: bar.advance(labels))
+        cast(SegmentationTask, self.model).set_class_weights(weights)
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in zip(data.class_names, weights, strict=True))
+        _say(f"class weights: {listed}")
+
+    def _training_callbacks(self) -> list[Callback]:
+        """What only training needs; averaging first, so that all others see averaged weights when fit ends."""
+        own: list[Callback] = []
+        if self.model.hparams["ema_decay"] is not None:
+            own.append(AveragedWeights(self.model.hparams["ema_decay"]))
+        if (when := self._get(self.config_init, "early_stopping")) is not None:
+            own.append(StopEarly(when))
+        return [*own, Plan()]
 
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
@@ -268,7 +307,7 @@ class SegmentationCLI(LightningCLI):
             table.drop_from(self.checkpoint["global_step"])
         loggers: list[Logger] = [table]
         config = yaml.safe_load(self._dump())
-        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names")}
+        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names", "class_weights")}
         config["segdcn"] = __version__
         wandb, self.wandb_line = wandb_logger(
             self.settings.wandb,
