@@ -7,28 +7,34 @@ folder, checkpoints by name, flags that win over a checkpoint, and loggers.
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import yaml
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdcn import __version__
+from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.pictures import Pictures
+from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
+from segdcn.callbacks.record import Record
 from segdcn.callbacks.stopping import StopOnSignal
 from segdcn.checkpoint_io import SafeCheckpointIO
+from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
+from segdcn.data.class_weights import balanced_weights
 from segdcn.errors import Stopped, UserError, UserValueError
+from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
 from segdcn.refusals import one_line_refusals
@@ -101,6 +107,7 @@ class SegmentationCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = list(args)
+        self.line = CommandLine(self.args)
         self.verb = self.args[0]
         settings = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": HelpFormatter}
         # A checkpoint keeps what the task was given, so LightningCLI need not add its own record.
@@ -139,6 +146,12 @@ class SegmentationCLI(LightningCLI):
             "--wandb", type=WandbMode, default="auto", help="auto is online where an API key is set, else offline."
         )
         parser.add_argument("--wandb_project", type=str, default="segdcn", help="Project on Weights & Biases.")
+        parser.add_argument(
+            "--early_stopping",
+            type=EarlyStop | None,
+            default=None,
+            help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
+        )
         parser.add_lightning_class_args(Pictures, "pictures")
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
@@ -148,6 +161,8 @@ class SegmentationCLI(LightningCLI):
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
+        for line in self.line.overruled():
+            _say(line)
         self.settings.name = self.settings.name or _default_name(self.settings)
         check_name(self.settings.name)
         if self.settings.trainer.default_root_dir is not None:
@@ -183,33 +198,17 @@ class SegmentationCLI(LightningCLI):
 
         known = self.settings.model.as_dict()
         saved = {key: value for key, value in self.checkpoint["hyper_parameters"].items() if key in known}
-        for key in self._flags("model"):
+        for key in self.line.flags("model"):
             saved.pop(key, None)
         saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched, not even by a flag
-        from_files = self._model_keys_in_files()
+        from_files = self.line.model_keys_in_files()
         for key, value in saved.items():
-            matters = self.verb == "fit" or key in NETWORK_KEYS
+            # Weights that an earlier start of this run computed.
+            computed = key == "class_weights" and known[key] == "balanced"
+            matters = (self.verb == "fit" and not computed) or key in NETWORK_KEYS
             if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
         self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
-
-    def _flags(self, group: str) -> set[str]:
-        """Name the keys of a group that are flags on the command line, as in --model.lr 0.01."""
-        prefix = f"--{group}."
-        return {arg[len(prefix) :].partition("=")[0] for arg in self.args if arg.startswith(prefix)}
-
-    def _model_keys_in_files(self) -> set[str]:
-        """Name the model's keys that the files of --config and --model set."""
-        configs = [_read_yaml(value) for option in ("--config", "-c") for value in self._values(option)]
-        models = [config.get("model") or {} for config in configs] + [_read_yaml(v) for v in self._values("--model")]
-        return {key for model in models for key in (_read_yaml(model) if isinstance(model, str) else model)}
-
-    def _values(self, option: str) -> Iterator[str]:
-        """Give what follows an option on the command line: `--x VALUE` or `--x=VALUE`."""
-        for arg, following in zip(self.args, [*self.args[1:], ""], strict=True):
-            name, equals, value = arg.partition("=")
-            if name == option:
-                yield value if equals else following
 
     # Building
 
@@ -233,17 +232,21 @@ class SegmentationCLI(LightningCLI):
         """
         self.datamodule.setup(self.verb)
         if self.checkpoint is not None:
-            self._check_fit(self.checkpoint)
+            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
         trainer_settings = self._get(self.config_init, "trainer")
-        _try_trainer(trainer_settings)
+        check_trainer(trainer_settings)
         if self.verb == "fit" and self.checkpoint is not None:
-            _check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
+            check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
+        if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
+            self._balance_classes()
         dry = bool(trainer_settings["fast_dev_run"])
         own: list[Callback] = []
         if trainer_settings["enable_progress_bar"] is not False:
             terminal = Console().is_terminal
             kwargs["enable_progress_bar"] = terminal
             own.append(Bar() if terminal else Lines())
+        if self.verb == "fit":
+            own += self._training_callbacks()
         if not dry:
             self._make_run()
             assert self.run is not None
@@ -254,7 +257,7 @@ class SegmentationCLI(LightningCLI):
                 own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
         else:
             kwargs["logger"] = False
-        self.record = _Record({"wandb_id": self.wandb_id})
+        self.record = Record({"wandb_id": self.wandb_id})
         plugins = trainer_settings["plugins"] or []
         trainer_settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
         trainer_settings["use_distributed_sampler"] = False  # the data divides its samples itself, exactly
@@ -262,26 +265,25 @@ class SegmentationCLI(LightningCLI):
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
 
-    def _check_fit(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other classes or of another network."""
-        saved = checkpoint["hyper_parameters"]
-        if saved.get("class_names") != self.model.hparams["class_names"]:
-            raise UserValueError(
-                f"the checkpoint knows the classes {_short(saved.get('class_names'))}, "
-                f"the data has {_short(self.model.hparams['class_names'])}; choose data with the same classes"
-            )
-        for key in ("mean", "std"):
-            if saved.get(key) != self.model.hparams[key]:
-                _say(f"data.{key} is {self.model.hparams[key]}, but the checkpoint was trained with {saved.get(key)}")
-        ours = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
-        theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-        if different := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-            first = different[0]
-            raise UserValueError(
-                f"the checkpoint holds another network: {len(different)} weights differ, the first is {first} "
-                f"({theirs.get(first, 'missing')} in the checkpoint, {ours.get(first, 'missing')} here); "
-                "leave out the --model flags that change the network"
-            )
+    def _balance_classes(self) -> None:
+        """Compute class weights from the training labels and give them to the task."""
+        data = self.datamodule
+        columns = (TextColumn("counting pixels"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True, disable=not is_first_process()) as bar:
+            labels = bar.add_task("", total=len(data.train_dataset()))
+            weights = balanced_weights(data, progress=lambda: bar.advance(labels))
+        cast(SegmentationTask, self.model).set_class_weights(weights)
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in zip(data.class_names, weights, strict=True))
+        _say(f"class weights: {listed}")
+
+    def _training_callbacks(self) -> list[Callback]:
+        """What only training needs; averaging first, so that all others see averaged weights when fit ends."""
+        own: list[Callback] = []
+        if self.model.hparams["ema_decay"] is not None:
+            own.append(AveragedWeights(self.model.hparams["ema_decay"]))
+        if (when := self._get(self.config_init, "early_stopping")) is not None:
+            own.append(StopEarly(when))
+        return [*own, Plan()]
 
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
@@ -311,7 +313,7 @@ class SegmentationCLI(LightningCLI):
             table.drop_from(self.checkpoint["global_step"])
         loggers: list[Logger] = [table]
         config = yaml.safe_load(self._dump())
-        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names")}
+        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names", "class_weights")}
         config["segdcn"] = __version__
         wandb, self.wandb_line = wandb_logger(
             self.settings.wandb,
@@ -408,74 +410,6 @@ class SegmentationCLI(LightningCLI):
         return places | {"W&B": self.wandb_line}
 
 
-class _Record(Callback):
-    """Put plain facts about the run into its checkpoints, under `segdcn`, and note its last validation.
-
-    Among the facts is the state of torch's random numbers: with it a resumed run draws the
-    dropout that it would have drawn. All processes start from one seed and draw alike, so
-    the state of the first, which saves, is that of all.
-    """
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
-        self.validated_epoch = 0  # counted from 1
-        self._random: dict[str, torch.Tensor] = {}  # to be restored
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        random = {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        checkpoint["segdcn"] = self.facts | {"random": random}
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._random = checkpoint.get("segdcn", {}).get("random", {})
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Only now, when loaders are set up and the batch is read: what draws next is the training step.
-        random, self._random = self._random, {}
-        if "cpu" in random:
-            torch.set_rng_state(random["cpu"])
-        if "cuda" in random and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], pl_module.device)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated_epoch = trainer.current_epoch + 1
-
-
-def _check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
-    """Refuse to go on with a run that has nothing left to train."""
-    loops = checkpoint.get("loops", {}).get("fit_loop", {})
-    progress = loops.get("epoch_loop.batch_progress", {})
-    validation = loops.get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
-    if validation.get("processed", 0) < validation.get("started", 0):
-        return  # stopped in the last validation
-    # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
-    epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
-    if max_epochs is not None and 0 <= max_epochs <= epochs:
-        raise UserValueError(f"the run has its {epochs} epochs; raise --trainer.max_epochs")
-    if 0 <= max_steps <= checkpoint["global_step"]:
-        raise UserValueError(f"the run has its {checkpoint['global_step']} steps; raise --trainer.max_steps")
-
-
-def _read_yaml(value: str) -> dict[str, Any]:
-    """Read a file of settings, or settings written where a file can stand."""
-    content = yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
-    return content if isinstance(content, dict) else {}
-
-
-def _try_trainer(settings: dict[str, Any]) -> None:
-    """Build a trainer of these settings that writes nothing.
-
-    Its constructor sees nothing but the user's settings, so what it refuses is the user's
-    to mend; and it is asked before there is a run folder and a W&B run.
-    """
-    bare = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
-    try:
-        Trainer(**{**settings, **bare})
-    except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
-        raise UserValueError(f"trainer: {error}") from error
-
-
 def _default_name(settings: Any) -> str:
     """Name a run by what was chosen: voc-deeplabv3plus-resnet50-dcn3, or -plain."""
     model = settings.model
@@ -492,12 +426,6 @@ def _description(verb: str) -> str:
     }
     more = {"fit": "--model.lr 0.01", "validate": "--ckpt_path best", "test": "--ckpt_path FILE"}
     return what[verb] + "\n" + EXAMPLE.format(verb=verb, more=more[verb])
-
-
-def _short(names: list[str] | None) -> str:
-    if names is None:
-        return "(none)"
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 @rank_zero_only

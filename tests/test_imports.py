@@ -28,9 +28,11 @@ ALLOWED = {
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
     "help": set(),
+    "command_line": set(),
+    "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        "__version__",
+        *("command_line", "fitting", "__version__"),
     },
     "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
 }
