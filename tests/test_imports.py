@@ -17,7 +17,8 @@ ALLOWED = {
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
-    "task": {"errors", "models", "losses", "metrics", "optim"},
+    "inference": {"errors"},
+    "task": {"errors", "models", "losses", "metrics", "optim", "inference"},
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
@@ -32,7 +33,7 @@ ALLOWED = {
     },
     "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
 }
-TORCH_ONLY = {"errors", "ops", "layers"}
+TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 
 
 def imports(path: Path) -> set[str]:
