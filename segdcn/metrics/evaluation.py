@@ -4,37 +4,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdcn.metrics.boundary import BoundaryIoU
 from segdcn.metrics.calibration import Calibration
 from segdcn.metrics.confusion import ConfusionMatrix
 from segdcn.metrics.objects import LIMITS, SIZES, ObjectSizes
+from segdcn.metrics.sums import Sums
 
 
-class Evaluation(nn.Module):
-    """Everything that is counted while a set is evaluated.
-
-    The confusion matrix always; boundary IoU, IoU by the size of objects and calibration only if
-    asked (`start`): for a street scene of 2048x1024 pixels they take longer than reading it.
+class Evaluation(Sums):
+    """Everything that is counted while a set is evaluated; `reset` and `sync` reach all measures.
 
     Args:
         num_classes: N.
+        in_detail: Count for boundary IoU, IoU by the size of objects and calibration too; for a
+            street scene of 2048x1024 pixels that takes longer than reading it.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    images: Tensor
+
+    def __init__(self, num_classes: int, in_detail: bool = True) -> None:
         super().__init__()
+        self.in_detail = in_detail
+        self.add_sum("images")
         self.confusion = ConfusionMatrix(num_classes)
         self.boundary = BoundaryIoU(num_classes)
         self.objects = ObjectSizes(num_classes)
         self.calibration = Calibration()
-        self.in_detail = True
-
-    def start(self, in_detail: bool) -> None:
-        """Forget everything, and say whether more than the confusion matrix shall be counted."""
-        self.in_detail = in_detail
-        for measure in self._measures():
-            measure.reset()
 
     def update(
         self,
@@ -54,6 +51,7 @@ class Evaluation(nn.Module):
                 None if there is none.
             instances: Instance maps (B, H, W), 0 being no object; None if the set has none.
         """
+        self.images += len(labels)
         self.confusion.update(prediction, labels)
         if not self.in_detail:
             return
@@ -63,11 +61,6 @@ class Evaluation(nn.Module):
             image = (i, slice(height), slice(width))
             self.boundary.update(prediction[image], labels[image])
             self.objects.update(prediction[image], labels[image], None if instances is None else instances[image])
-
-    def sync(self) -> None:
-        """Sum over all processes; call once, after the last batch."""
-        for measure in self._measures():
-            measure.sync()
 
     def scalars(self) -> dict[str, Tensor]:
         """Give the numbers that sum up the set, by the name they are logged under; NaN where undefined."""
@@ -87,6 +80,7 @@ class Evaluation(nn.Module):
 
         confusion = self.confusion
         found: dict[str, Any] = {
+            "images": int(self.images),
             "mIoU": numbers(confusion.mean_iou()),
             "mDice": numbers(confusion.dice().nanmean()),
             "pixel_accuracy": numbers(confusion.pixel_accuracy()),
@@ -129,9 +123,6 @@ class Evaluation(nn.Module):
                 "confidence": numbers(self.calibration.confidence / self.calibration.pixels),
             }
         return found
-
-    def _measures(self) -> tuple[ConfusionMatrix, BoundaryIoU, ObjectSizes, Calibration]:
-        return self.confusion, self.boundary, self.objects, self.calibration
 
 
 def numbers(values: Tensor) -> Any:
