@@ -22,7 +22,7 @@ ALLOWED = {
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "pictures"},
+    "callbacks": {"errors", "task", "offsets", "pictures", "__version__"},
     "run": {"errors"},
     "loggers": {"errors"},
     "summary": {"errors", "metrics"},
@@ -31,7 +31,7 @@ ALLOWED = {
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "summary"},
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 

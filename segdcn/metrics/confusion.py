@@ -72,10 +72,14 @@ class ConfusionMatrix(Sums):
     def _overlap(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Intersection and union of groups (M, N) of classes, in pixels, float64 (exact below 2^53)."""
         groups, matrix = (groups != 0).double(), self.matrix.double()
-        labelled = groups @ (matrix.sum(1) + self.missed)
+        labelled = groups @ self.pixels().double()
         predicted = groups @ matrix.sum(0)
         intersection = ((groups @ matrix) * groups).sum(1)
         return intersection, labelled + predicted - intersection
+
+    def pixels(self) -> Tensor:
+        """Labelled pixels of every class, (N,) int64."""
+        return self.matrix.sum(1) + self.missed
 
     def mean_iou(self) -> Tensor:
         """Mean of `iou()` over the classes that occur, a float64 scalar; NaN if none does."""

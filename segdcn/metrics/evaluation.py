@@ -86,7 +86,7 @@ class Evaluation(Sums):
             "pixel_accuracy": numbers(confusion.pixel_accuracy()),
             "IoU": by_class(confusion.iou()),
             "Dice": by_class(confusion.dice()),
-            "pixels": by_class(confusion.matrix.sum(1) + confusion.missed),
+            "pixels": by_class(confusion.pixels()),
             "confusion": confusion.matrix.tolist(),
         }
         if not self.in_detail:
