@@ -11,7 +11,8 @@ from torch import Tensor
 
 from segdcn import losses, optim
 from segdcn.errors import UserValueError
-from segdcn.metrics import ConfusionMatrix, WeightedMean
+from segdcn.inference import Inference
+from segdcn.metrics import Evaluation, WeightedMean
 from segdcn.models import build_deeplab
 
 # Where a checkpoint keeps the weights that were being trained, if `state_dict` holds averaged ones.
@@ -28,7 +29,8 @@ class SegmentationTask(LightningModule):
     Logged: `train/loss` (all that is minimised), `train/aux_loss` and `lr/<group>` per step; `val/loss`, `val/mIoU`,
     `val/pixel_accuracy` and `val/IoU/<class>` over the whole validation set, and the same
     under `test/`. A class in neither labels nor predictions has no IoU: it is not logged and not
-    part of the mean.
+    part of the mean. With `eval_detail` also `val/boundary_mIoU`, `val/mIoU_<size>_objects` and
+    `val/calibration_error` (`segdcn.metrics`).
 
     Args:
         num_classes: N, from the data.
@@ -73,6 +75,17 @@ class SegmentationTask(LightningModule):
         compile: Compile the network with torch.compile; the first steps take minutes.
         channels_last: Keep feature maps with channels innermost, which is what the
             operators read fastest; changes no result beyond rounding.
+        eval_window: Evaluate in windows of this size: a number or [height, width] in pixels, multiples
+            of `output_stride`; null shows the network the whole image. Windows bound the memory,
+            and keep to sizes that were trained on.
+        eval_overlap: Share of a window that its neighbours cover too, 0 to below 1; more is smoother
+            and slower.
+        eval_scales: Evaluate the image at these scales and average the probabilities; null is [1.0].
+        eval_flip: Average with the mirror image too.
+        eval_sums: Where windows and views are summed up: on the `device` of the network, or on the
+            `cpu`, for images whose logits do not fit into a GPU.
+        eval_detail: Measure boundary IoU, IoU by size and calibration too: `outside_fit` in validate
+            and test, `always` in fit's validations as well, or `never`.
     """
 
     def __init__(
@@ -108,6 +121,12 @@ class SegmentationTask(LightningModule):
         ema_decay: float | None = None,
         compile: bool = False,
         channels_last: bool = True,
+        eval_window: int | list[int] | None = None,
+        eval_overlap: float = 1 / 3,
+        eval_scales: list[float] | None = None,
+        eval_flip: bool = False,
+        eval_sums: Literal["device", "cpu"] = "device",
+        eval_detail: Literal["outside_fit", "always", "never"] = "outside_fit",
     ) -> None:
         super().__init__()
         # logger=False: the command line logs the whole resolved configuration instead.
@@ -141,7 +160,18 @@ class SegmentationTask(LightningModule):
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        self.confusion = ConfusionMatrix(num_classes)
+        window = [eval_window] * 2 if isinstance(eval_window, int) else eval_window
+        if window is not None and len(window) != 2:
+            raise UserValueError(f"model.eval_window is {window}; expected one number, or [height, width]")
+        self.inference = Inference(
+            window=None if window is None else (window[0], window[1]),
+            overlap=eval_overlap,
+            scales=(1.0,) if eval_scales is None else tuple(eval_scales),
+            flip=eval_flip,
+            size_divisor=self.network.size_divisor,
+            sums_on=eval_sums,
+        )
+        self.evaluation = Evaluation(num_classes)
         self.eval_loss = WeightedMean()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -230,8 +260,9 @@ class SegmentationTask(LightningModule):
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._start_evaluation()
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Measure a batch and return its predictions (B, H, W), for callbacks that keep them."""
+        return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self._finish_evaluation("val")
@@ -239,35 +270,38 @@ class SegmentationTask(LightningModule):
     def on_test_epoch_start(self) -> None:  # noqa: D102
         self._start_evaluation()
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Measure a batch and return its predictions (B, H, W), for callbacks that keep them."""
+        return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self._finish_evaluation("test")
 
     def _start_evaluation(self) -> None:
-        self.confusion.reset()
+        asked = self.hparams["eval_detail"]
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.evaluation.in_detail = asked == "always" or (asked == "outside_fit" and not fitting)
+        self.evaluation.reset()
         self.eval_loss.reset()
 
-    def _evaluate(self, batch: Mapping[str, Any]) -> None:
-        labels = batch["labels"]
-        logits = self(batch["image"])  # (B, N, H, W)
-        self.confusion.update(logits.argmax(1), labels)
+    def _evaluate(self, batch: Mapping[str, Any]) -> Tensor:
+        logits = self.inference(self, batch["image"])  # (B, N, H, W), on the CPU with eval_sums: cpu
+        labels = batch["labels"].to(logits.device)
+        prediction = logits.max(1).indices  # on a CPU several times as fast as argmax
+        self.evaluation.update(prediction, labels, logits, batch.get("size"), batch.get("instances"))
         self.eval_loss.update(losses.cross_entropy(logits, labels), (labels != losses.IGNORE).sum())
+        return prediction
 
     def _finish_evaluation(self, split: str) -> None:
-        self.confusion.sync()
+        self.evaluation.sync()
         self.eval_loss.sync()
-        measured = {
-            "loss": self.eval_loss.compute(),
-            "mIoU": self.confusion.mean_iou(),
-            "pixel_accuracy": self.confusion.pixel_accuracy(),
-        }
-        for name, iou in zip(self.class_names, self.confusion.iou(), strict=True):
-            if not iou.isnan():
-                measured[f"IoU/{name}"] = iou
+        measured = {"loss": self.eval_loss.compute(), **self.evaluation.scalars()}
+        for name, iou in zip(self.class_names, self.evaluation.confusion.iou(), strict=True):
+            measured[f"IoU/{name}"] = iou
+        # What is not defined is not logged, but for what is always looked for.
+        wanted = [name for name, value in measured.items() if name in ("loss", "mIoU") or not value.isnan()]
         # sync_dist: every process has the same sums already; their mean is that value.
-        self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()}, sync_dist=True)
+        self.log_dict({f"{split}/{name}": measured[name].float() for name in wanted}, sync_dist=True)
 
     # Checkpoints
 

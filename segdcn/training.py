@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdcn import __version__
@@ -28,7 +28,9 @@ from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
 from segdcn.callbacks.record import Record
+from segdcn.callbacks.results import Results
 from segdcn.callbacks.stopping import StopOnSignal
+from segdcn.callbacks.submission import Submission
 from segdcn.checkpoint_io import SafeCheckpointIO
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
@@ -39,7 +41,7 @@ from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
 from segdcn.refusals import one_line_refusals
 from segdcn.run import CHECKPOINT_WORDS, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
-from segdcn.summary import iou_table, print_summary
+from segdcn.summary import iou_table, print_summary, size_table
 from segdcn.task import SegmentationTask
 
 # What the network is told by the data, with the plain type that a checkpoint keeps.
@@ -102,6 +104,7 @@ class SegmentationCLI(LightningCLI):
     run: Run | None = None  # None in a fast_dev_run, which leaves nothing behind
     resumes = False  # the run goes on in the folder of an earlier one
     checkpoint: dict[str, Any] | None = None
+    results: Results | None = None  # of validate and test
     wandb_id: str | None = None
     wandb_line = "off"
 
@@ -156,6 +159,18 @@ class SegmentationCLI(LightningCLI):
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--submission",
+                type=Path | None,
+                default=None,
+                help="New folder for the predictions, as the data set's benchmark takes them; "
+                "a split without any label file will do.",
+            )
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and fill in the run's name."""
         self._parser(self.verb).prog = f"segdcn {self.verb}"
@@ -178,7 +193,8 @@ class SegmentationCLI(LightningCLI):
 
         Lightning lets the checkpoint win over everything. Here flags win over the
         checkpoint and the checkpoint over files: a resumed run goes on as it was unless
-        the command line says otherwise, and where a file is overruled a line says so.
+        the command line says otherwise, and where a file is overruled a line says so. Only
+        how to evaluate (`eval_...`) is taken from files first in `validate` and `test`.
         """
         path = self.settings.ckpt_path
         if path is None:
@@ -198,10 +214,14 @@ class SegmentationCLI(LightningCLI):
 
         known = self.settings.model.as_dict()
         saved = {key: value for key, value in self.checkpoint["hyper_parameters"].items() if key in known}
-        for key in self.line.flags("model"):
+        from_files = self.line.model_keys_in_files()
+        given = self.line.flags("model")
+        if self.verb != "fit":
+            # How to evaluate is no property of the weights: files win there too.
+            given |= {key for key in from_files if key.startswith("eval_")}
+        for key in given:
             saved.pop(key, None)
         saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched, not even by a flag
-        from_files = self.line.model_keys_in_files()
         for key, value in saved.items():
             # Weights that an earlier start of this run computed.
             computed = key == "class_weights" and known[key] == "balanced"
@@ -230,6 +250,7 @@ class SegmentationCLI(LightningCLI):
         Only now, when data and network stand: a wrong setting leaves no empty folder. The
         trainer lists the data once more, which costs nothing the second time.
         """
+        self._tell_data()
         self.datamodule.setup(self.verb)
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
@@ -248,6 +269,8 @@ class SegmentationCLI(LightningCLI):
         if self.verb == "fit":
             own += self._training_callbacks()
         if not dry:
+            if self.verb != "fit" and self.settings.submission is not None:
+                own.append(Submission(self.settings.submission))
             self._make_run()
             assert self.run is not None
             kwargs["default_root_dir"] = str(self.run.path)
@@ -255,6 +278,9 @@ class SegmentationCLI(LightningCLI):
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
                 own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
+            if self.verb != "fit":
+                self.results = self._make_results(self.run, trainer_settings["precision"])
+                own.append(self.results)
         else:
             kwargs["logger"] = False
         self.record = Record({"wandb_id": self.wandb_id})
@@ -284,6 +310,24 @@ class SegmentationCLI(LightningCLI):
         if (when := self._get(self.config_init, "early_stopping")) is not None:
             own.append(StopEarly(when))
         return [*own, Plan()]
+
+    def _tell_data(self) -> None:
+        """Spare the data instance maps that nobody looks at, and a submission the labels."""
+        detail = self.settings.model.eval_detail
+        self.datamodule.with_instances = detail == "always" or (detail == "outside_fit" and self.verb != "fit")
+        self.datamodule.labels_needed = self.settings.get("submission") is None
+
+    def _make_results(self, run: Run, precision: Any) -> Results:
+        """Build what writes the results of validate and test."""
+        data = self.datamodule
+        described = {
+            "class": self.settings.data.class_path,
+            "root": str(data.root.absolute()),
+            "split": data.val_split if self.verb == "validate" else data.test_split,
+            "limit": data.eval_limit,
+        }
+        facts = {"verb": self.verb, "data": described, "precision": str(precision)}
+        return Results(run.path, Path(self.settings.ckpt_path), facts)
 
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
@@ -389,12 +433,18 @@ class SegmentationCLI(LightningCLI):
             return
         task = cast(SegmentationTask, self.model)
         facts = {}
-        if f"{split}/mIoU" in self.trainer.callback_metrics:
+        if not task.evaluation.confusion.pixels().any():
+            _say("no pixel has a label: nothing was measured")
+        elif f"{split}/mIoU" in self.trainer.callback_metrics:
             facts["mIoU"] = f"{self.trainer.callback_metrics[f'{split}/mIoU'].item():.4f}"
         if self.run is not None:
             facts |= self._places(self.run)
-        table = iou_table(f"IoU, {title}", task.class_names, task.confusion) if "mIoU" in facts else None
-        print_summary(table, facts)
+            if self.verb != "fit" and self.settings.submission is not None:
+                facts["submission"] = str(self.settings.submission)
+        tables = [iou_table(f"IoU, {title}", task.class_names, task.evaluation)] if "mIoU" in facts else []
+        if tables and task.evaluation.in_detail:
+            tables.append(size_table(task.evaluation))
+        print_summary(Group(*tables) if tables else None, facts)
 
     def _places(self, run: Run) -> dict[str, str]:
         """Say where everything lies, leaving out what this run did not write."""
@@ -407,6 +457,8 @@ class SegmentationCLI(LightningCLI):
         for name, path in {"last": last, "metrics": run.metrics, "pictures": run.pictures}.items():
             if path.exists():
                 places[name] = str(path)
+        if self.results is not None and self.results.written:
+            places["results"] = str(self.results.written[-1])
         return places | {"W&B": self.wandb_line}
 
 

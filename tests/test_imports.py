@@ -17,11 +17,12 @@ ALLOWED = {
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
-    "task": {"errors", "models", "losses", "metrics", "optim"},
+    "inference": {"errors"},
+    "task": {"errors", "models", "losses", "metrics", "optim", "inference"},
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "pictures"},
+    "callbacks": {"errors", "task", "offsets", "pictures", "__version__"},
     "run": {"errors"},
     "loggers": {"errors"},
     "checkpoint_io": {"errors"},
@@ -34,9 +35,9 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__"),
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "summary"},
 }
-TORCH_ONLY = {"errors", "ops", "layers"}
+TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 
 
 def imports(path: Path) -> set[str]:

@@ -20,6 +20,8 @@ CLASSES = ["sky", "road", "cat"]  # no pixel is a cat
 class TinyNetwork(nn.Module):
     """The names that matter: an encoder with a deformable layer, and a head."""
 
+    size_divisor = 1
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
@@ -313,3 +315,41 @@ def test_the_network_works_on_channels_last():
 def test_class_names_must_be_as_many_as_classes():
     with pytest.raises(UserValueError, match="2 class_names for 3 classes"):
         SegmentationTask(num_classes=3, class_names=["a", "b"])
+
+
+def test_windows_and_mirroring_are_settings_of_the_task(tmp_path):
+    """8x8 pictures in windows of 4x8 with an overlap of 0: two windows, each also mirrored; trained on as a whole."""
+    seen = []
+    task = make_task(eval_window=[4, 8], eval_overlap=0.0, eval_flip=True)
+    task.network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    trainer(tmp_path).validate(task, loader(batch_size=8), verbose=False)
+    assert seen == [(8, 3, 4, 8)] * 4
+    seen.clear()
+    trainer(tmp_path, max_steps=1).fit(task, loader(batch_size=8))
+    assert seen == [(8, 3, 8, 8)]
+
+
+@pytest.mark.parametrize("detail,in_fit,in_validate", [("outside_fit", 0, 1), ("always", 1, 1), ("never", 0, 0)])
+def test_costly_measures_are_made_where_they_are_asked_for(tmp_path, detail, in_fit, in_validate):
+    task = make_task(eval_detail=detail)
+    costly = {"val/boundary_mIoU", "val/mIoU_small_objects", "val/calibration_error"}
+    fitting = trainer(tmp_path, max_epochs=1)
+    fitting.fit(task, loader(), loader())
+    assert costly & fitting.callback_metrics.keys() == (costly if in_fit else set())
+    measured = trainer(tmp_path).validate(task, loader(), verbose=False)[0]
+    assert costly & measured.keys() == (costly if in_validate else set())
+    # No object of an 8x8 picture is large: what is not defined is not logged.
+    assert "val/mIoU_large_objects" not in measured
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"eval_window": [4, 8, 8]}, "one number, or"),
+        ({"eval_window": 0}, "window of evaluation"),
+        ({"eval_overlap": 1.5}, "overlap"),
+    ],
+)
+def test_evaluation_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(UserValueError, match=message):
+        make_task(**settings)

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segdcn.data import transforms
-from segdcn.data.files import read_id_map, read_picture
+from segdcn.data.files import read_id_map, read_picture, write_id_map
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
@@ -48,7 +48,7 @@ class SegmentationData(pl.LightningDataModule):
     A subclass sets `class_names` and `palette` and implements `list_samples`; it overrides
     `read_labels` if its files need mapping to class ids. Batches are
     `{"image": (B, 3, H, W) float32 normalised, "labels": (B, H, W) int64 with 255 = ignore,
-    "name": list[str]}`.
+    "name": list[str]}`, and what `segdcn.data.loading.Batch` adds.
 
     Training batches are augmented crops (see `segdcn.data.transforms`), shuffled, and the
     last incomplete batch of an epoch is left out. Every random choice follows from (seed,
@@ -88,6 +88,11 @@ class SegmentationData(pl.LightningDataModule):
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int = IGNORE_INDEX
+
+    # Set by those who know: whether evaluation batches carry the instance maps that the set has, and
+    # whether a split without any label file is an error, or one whose labels are all 255.
+    with_instances = True
+    labels_needed = True
 
     def __init__(
         self,
@@ -168,6 +173,26 @@ class SegmentationData(pl.LightningDataModule):
         """Find the label PNGs below a folder, by the name of their sample; for scoring without images."""
         return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.png"))}
 
+    def instance_file(self, labels: Path) -> Path | None:
+        """Find the instance map that belongs to a label PNG; None if there is none."""
+        return None
+
+    def write_prediction(self, folder: Path, split: str, name: str, prediction: np.ndarray) -> Path:
+        """Write a predicted label map for the data set's own evaluation.
+
+        Args:
+            folder: Folder of the submission; files go below it.
+            split: Split that the sample is of.
+            name: Name of the sample.
+            prediction: Class ids (H, W) uint8 at the original size.
+
+        Returns:
+            The file: here `<name>.png` with class ids and palette.
+        """
+        path = folder / f"{name}.png"
+        write_id_map(path, prediction, self.palette)
+        return path
+
     @property
     def categories(self) -> dict[str, list[int]]:
         """Groups of classes that are scored together too, by name; none here."""
@@ -188,10 +213,11 @@ class SegmentationData(pl.LightningDataModule):
             samples = self.list_samples(split)
             if not samples:
                 raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+            unlabelled = not self.labels_needed and not any(sample.labels.is_file() for sample in samples)
             for sample in samples:
                 if not sample.image.is_file():
                     raise MissingFileError(f"{sample.image} does not exist, but the split {split!r} lists it")
-                if not sample.labels.is_file():
+                if not unlabelled and not sample.labels.is_file():
                     raise MissingFileError(f"{sample.image} has no label file; expected {sample.labels}")
             self._listed[split] = samples
         return self._listed[split]
@@ -206,7 +232,7 @@ class SegmentationData(pl.LightningDataModule):
     def eval_dataset(self, split: str) -> "SegmentationDataset":
         """Return the samples of a split as they are: original size and order, only normalised."""
         transform = transforms.eval_transform(self.mean, self.std)
-        return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform)
+        return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform, self.with_instances)
 
     # What Lightning calls
 
@@ -311,10 +337,13 @@ class SegmentationDataset(Dataset[Item]):
         data: Reads the labels and knows the classes.
         samples: What to serve.
         transform: From `segdcn.data.transforms`.
+        with_instances: Serve instance maps too, where there are any; they are not transformed.
     """
 
-    def __init__(self, data: SegmentationData, samples: Sequence[Sample], transform: Any) -> None:
-        self.data, self.samples, self.transform = data, samples, transform
+    def __init__(
+        self, data: SegmentationData, samples: Sequence[Sample], transform: Any, with_instances: bool = False
+    ) -> None:
+        self.data, self.samples, self.transform, self.with_instances = data, samples, transform, with_instances
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -329,7 +358,13 @@ class SegmentationDataset(Dataset[Item]):
         epoch, index = (0, key) if isinstance(key, int) else key
         image, labels = self.read(index)
         image_chw, labels_hw = transforms.apply(self.transform, image, labels, (self.data.seed, epoch, index))
-        return {"image": image_chw, "labels": labels_hw, "name": self.samples[index].name}
+        sample = self.samples[index]
+        item: Item = {"image": image_chw, "labels": labels_hw, "name": sample.name}
+        if self.with_instances and sample.instances is not None:
+            instances = self.data.read_instances(sample)
+            _check_size(sample.instances, instances, sample.image, image)
+            item["instances"] = torch.from_numpy(instances.astype(np.int32))
+        return item
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
@@ -339,11 +374,18 @@ class SegmentationDataset(Dataset[Item]):
             InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
         """
         sample = self.samples[index]
-        image, labels = read_picture(sample.image), self.data.read_labels(sample)
-        if image.shape[:2] != labels.shape:
-            raise InvalidDataError(
-                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
-                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
-            )
+        image = read_picture(sample.image)
+        if not self.data.labels_needed and not sample.labels.is_file():
+            return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
+        labels = self.data.read_labels(sample)
+        _check_size(sample.labels, labels, sample.image, image)
         self.data.check_labels(labels, sample.labels)
         return image, labels.astype(np.uint8)
+
+
+def _check_size(path: Path, ids: np.ndarray, image_path: Path, image: np.ndarray) -> None:
+    if image.shape[:2] != ids.shape:
+        raise InvalidDataError(
+            f"{path} is {ids.shape[0]}x{ids.shape[1]} pixels (height x width), "
+            f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}"
+        )

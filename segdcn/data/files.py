@@ -1,5 +1,6 @@
-"""From a path to an array, with one clear line when the file is not what it should be."""
+"""From a path to an array, with one clear line when the file is not what it should be; and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def read_id_map(path: Path) -> np.ndarray:
                 "Convert colour-coded labels to ids first"
             )
         return np.asarray(_decoded(picture, path))
+
+
+def write_id_map(path: Path, ids: np.ndarray, palette: Sequence[Sequence[int]] | None = None) -> None:
+    """Write ids (H, W) uint8 as a PNG of 8 bits, with a palette if one is given; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(ids)
+    if palette is not None:
+        picture.putpalette([channel for colour in palette for channel in colour])
+    picture.save(path)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import cv2
 import numpy as np
@@ -14,19 +14,26 @@ IGNORE_INDEX = 255
 
 
 class Item(TypedDict):
-    """One sample: image (3, H, W) float32 normalised, labels (H, W) int64, name."""
+    """One sample: image (3, H, W) float32 normalised, labels (H, W) int64, name; instances (H, W) int32."""
 
     image: torch.Tensor
     labels: torch.Tensor
     name: str
+    instances: NotRequired[torch.Tensor]
 
 
 class Batch(TypedDict):
-    """The batch contract: image (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+    """The batch contract: image (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore.
+
+    Beside them the (height, width) of each image before padding and, in evaluation of a set that has
+    them, the instance maps (B, H, W) int32, 0 being no object.
+    """
 
     image: torch.Tensor
     labels: torch.Tensor
     name: list[str]
+    size: list[tuple[int, int]]
+    instances: NotRequired[torch.Tensor]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -93,17 +100,24 @@ class PadAndStack:
         """Return the batch of these items."""
         height = self._rounded_up(max(item["image"].shape[-2] for item in items))
         width = self._rounded_up(max(item["image"].shape[-1] for item in items))
-        images, labels = [], []
+        images, labels, instances, sizes = [], [], [], []
         for item in items:
             h, w = item["image"].shape[-2:]
             margins = (0, width - w, 0, height - h)
+            sizes.append((h, w))
             images.append(pad(item["image"], margins))
             labels.append(pad(item["labels"], margins, value=IGNORE_INDEX))
-        return {
+            if "instances" in item:
+                instances.append(pad(item["instances"], margins))
+        batch: Batch = {
             "image": torch.stack(images),
             "labels": torch.stack(labels),
             "name": [item["name"] for item in items],
+            "size": sizes,
         }
+        if len(instances) == len(items):
+            batch["instances"] = torch.stack(instances)
+        return batch
 
     def _rounded_up(self, length: int) -> int:
         return -(-length // self.size_divisor) * self.size_divisor

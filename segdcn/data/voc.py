@@ -1,6 +1,11 @@
 """PASCAL VOC 2012 (Everingham et al. 2015), and any data set stored in its layout."""
 
+from pathlib import Path
+
+import numpy as np
+
 from segdcn.data.base import Sample, SegmentationData
+from segdcn.data.files import write_id_map
 from segdcn.errors import MissingFileError
 
 
@@ -81,6 +86,20 @@ class VOC(SegmentationData):
             )
             for name in path.read_text().split()
         ]
+
+    def instance_file(self, labels: Path) -> Path | None:
+        """Find the file of the same name in `SegmentationObject`."""
+        path = labels.parent.with_name("SegmentationObject") / labels.name
+        return path if path.is_file() else None
+
+    def write_prediction(self, folder: Path, split: str, name: str, prediction: np.ndarray) -> Path:
+        """Write a palette PNG into the tree that the VOC server takes, packed as it is (`tar czf`).
+
+        `comp6` is the competition in which other data than VOC's may have been trained on.
+        """
+        path = folder / "results" / "VOC2012" / "Segmentation" / f"comp6_{split}_cls" / f"{name}.png"
+        write_id_map(path, prediction, self.palette)
+        return path
 
     def _check_root(self) -> None:
         expected = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
