@@ -4,7 +4,6 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from segdcn.data import transforms
+from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import read_id_map, read_picture
-from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
+from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
+from segdcn.data.transforms import EvalTransform, TrainTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,7 +49,7 @@ class SegmentationData(pl.LightningDataModule):
     `{"image": (B, 3, H, W) float32 normalised, "labels": (B, H, W) int64 with 255 = ignore,
     "name": list[str]}`.
 
-    Training batches are augmented crops (see `segdcn.data.transforms`), shuffled, and the
+    Training batches are augmented crops (see `segdcn.data.transforms.TrainTransform`), shuffled, and the
     last incomplete batch of an epoch is left out. Every random choice follows from (seed,
     epoch, index), so a run repeats whatever the number of workers. Validation and test
     give whole images in their original size and order.
@@ -67,6 +67,10 @@ class SegmentationData(pl.LightningDataModule):
         scale_range: Smallest and largest factor by which a training image is scaled before
             cropping, uniformly drawn. [1, 1] leaves sizes alone.
         flip_prob: Probability of mirroring left to right, 0 to 1.
+        cat_max_ratio: A crop in which one class has more than this share of the pixels that are not
+            ignored is drawn again, up to 10 times in all; above 0, and 1 is off.
+        rotation: Largest angle in degrees by which a crop is turned to either side; 0 is off.
+        blur: Probability of blurring, by a standard deviation of 0.3 to 2 pixels; 0 is off.
         colour_jitter: Brightness, contrast and saturation change by up to a factor of 1 +- this,
             hue by up to a quarter of it (1 is the full circle); 0 to 1, 0 is off.
         mean: Channel means (R, G, B) subtracted from values in 0..1. ImageNet's by default;
@@ -97,6 +101,9 @@ class SegmentationData(pl.LightningDataModule):
         crop_size: int | tuple[int, int] = 512,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip_prob: float = 0.5,
+        cat_max_ratio: float = 1.0,
+        rotation: float = 0.0,
+        blur: float = 0.0,
         colour_jitter: float = 0.0,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
@@ -114,6 +121,7 @@ class SegmentationData(pl.LightningDataModule):
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         self.scale_range = (scale_range[0], scale_range[1])
         self.flip_prob, self.colour_jitter = flip_prob, colour_jitter
+        self.cat_max_ratio, self.rotation, self.blur = cat_max_ratio, rotation, blur
         self.mean, self.std = list(mean), list(std)
         self.seed, self.size_divisor = seed, size_divisor
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
@@ -195,16 +203,40 @@ class SegmentationData(pl.LightningDataModule):
             self._listed[split] = samples
         return self._listed[split]
 
-    def train_dataset(self) -> "SegmentationDataset":
+    def decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample from its files, checked.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        image, labels = read_picture(sample.image), self.read_labels(sample)
+        if image.shape[:2] != labels.shape:
+            raise InvalidDataError(
+                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
+                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
+            )
+        self.check_labels(labels, sample.labels)
+        return image, labels.astype(np.uint8)
+
+    def train_dataset(self) -> SegmentationDataset:
         """Return the augmented training samples."""
-        transform = transforms.train_transform(
-            self.crop_size, self.scale_range, self.flip_prob, self.colour_jitter, self.mean, self.std
+        transform = TrainTransform(
+            crop_size=self.crop_size,
+            scale_range=self.scale_range,
+            flip_prob=self.flip_prob,
+            colour_jitter=self.colour_jitter,
+            mean=self.mean,
+            std=self.std,
+            cat_max_ratio=self.cat_max_ratio,
+            rotation=self.rotation,
+            blur=self.blur,
         )
         return SegmentationDataset(self, self.samples(self.train_split)[: self.train_limit], transform)
 
-    def eval_dataset(self, split: str) -> "SegmentationDataset":
+    def eval_dataset(self, split: str) -> SegmentationDataset:
         """Return the samples of a split as they are: original size and order, only normalised."""
-        transform = transforms.eval_transform(self.mean, self.std)
+        transform = EvalTransform(self.mean, self.std)
         return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform)
 
     # What Lightning calls
@@ -245,7 +277,7 @@ class SegmentationData(pl.LightningDataModule):
         dataset = self.eval_dataset(split)
         return self._loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
 
-    def _loader(self, dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+    def _loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
         return DataLoader(
@@ -276,7 +308,7 @@ class SegmentationData(pl.LightningDataModule):
         for name in ("train_limit", "eval_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
-        for name in ("flip_prob", "colour_jitter"):
+        for name in ("flip_prob", "colour_jitter", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
         if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
@@ -289,50 +321,11 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(
                 f"data.scale_range is {[smallest, largest]}; expected [smallest, largest] with 0 < smallest <= largest"
             )
+        if not 0 < self.cat_max_ratio <= 1:
+            raise UserValueError(
+                f"data.cat_max_ratio is {self.cat_max_ratio}; expected a share above 0 and up to 1, which is off"
+            )
+        if not 0 <= self.rotation <= 180:
+            raise UserValueError(f"data.rotation is {self.rotation}; expected degrees from 0 to 180")
         if min(self.std) <= 0:
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")
-
-
-class SegmentationDataset(Dataset[Item]):
-    """The samples of one split, read and transformed on demand.
-
-    Args:
-        data: Reads the labels and knows the classes.
-        samples: What to serve.
-        transform: From `segdcn.data.transforms`.
-    """
-
-    def __init__(self, data: SegmentationData, samples: Sequence[Sample], transform: Any) -> None:
-        self.data, self.samples, self.transform = data, samples, transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        """Return one sample; the key is an index, or `(epoch, index)` from an `EpochSampler`.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        epoch, index = (0, key) if isinstance(key, int) else key
-        image, labels = self.read(index)
-        image_chw, labels_hw = transforms.apply(self.transform, image, labels, (self.data.seed, epoch, index))
-        return {"image": image_chw, "labels": labels_hw, "name": self.samples[index].name}
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        sample = self.samples[index]
-        image, labels = read_picture(sample.image), self.data.read_labels(sample)
-        if image.shape[:2] != labels.shape:
-            raise InvalidDataError(
-                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
-                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
-            )
-        self.data.check_labels(labels, sample.labels)
-        return image, labels.astype(np.uint8)

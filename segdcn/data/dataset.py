@@ -1,0 +1,54 @@
+"""The samples of one split as torch wants them: by number."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from segdcn.data.loading import Item
+from segdcn.data.transforms import Key, Tensors
+
+if TYPE_CHECKING:
+    from segdcn.data.base import Sample, SegmentationData
+
+
+class SegmentationDataset(Dataset[Item]):
+    """The samples of one split, read and transformed on demand.
+
+    Args:
+        data: Reads the samples and knows the classes.
+        samples: What to serve.
+        transform: From `segdcn.data.transforms`.
+    """
+
+    def __init__(
+        self,
+        data: "SegmentationData",
+        samples: Sequence["Sample"],
+        transform: Callable[[np.ndarray, np.ndarray, Key], Tensors],
+    ) -> None:
+        self.data, self.samples, self.transform = data, samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        """Return one sample; the key is an index, or `(epoch, index)` from an `EpochSampler`.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        epoch, index = (0, key) if isinstance(key, int) else key
+        image, labels = self.transform(*self.read(index), (self.data.seed, epoch, index))
+        return {"image": image, "labels": labels, "name": self.samples[index].name}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        return self.data.decode(self.samples[index])
