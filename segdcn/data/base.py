@@ -6,14 +6,16 @@ classes and colours and lists its files; everything else is here.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
 from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import read_id_map, read_picture
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
@@ -86,6 +88,10 @@ class SegmentationData(pl.LightningDataModule):
         train_limit: Train on the first n samples only; null takes all. For trials: a network
             that cannot overfit 8 images has a bug.
         eval_limit: Validate and test on the first n samples only; null takes all.
+        cache: Decode what `fit` reads once, and then read crops: from `disk`, files that stay, or from
+            `ram`, shared memory that the last process to use it frees. Takes 4 bytes a pixel; null
+            decodes every time. The pixels are the same.
+        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn.
     """
 
     class_names: tuple[str, ...]
@@ -114,6 +120,8 @@ class SegmentationData(pl.LightningDataModule):
         test_split: str = "val",
         train_limit: int | None = None,
         eval_limit: int | None = None,
+        cache: Kind | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -126,8 +134,11 @@ class SegmentationData(pl.LightningDataModule):
         self.seed, self.size_divisor = seed, size_divisor
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.train_limit, self.eval_limit = train_limit, eval_limit
+        self.cache, self.cache_dir = cache, cache_dir
+        self.cached: SampleCache | None = None  # opened when `fit` is set up
         self._listed: dict[str, list[Sample]] = {}
         self._check_settings()
+        self._common = set(vars(self))
 
     # What a data set says about itself
 
@@ -160,6 +171,10 @@ class SegmentationData(pl.LightningDataModule):
                 f"{path} holds the label {int(labels[wrong][0])} in {int(wrong.sum())} pixels; "
                 f"expected 0 to {self.num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
             )
+
+    def own_settings(self) -> dict[str, Any]:
+        """Give the settings that only this data set has; what is decoded may depend on them."""
+        return {name: value for name, value in sorted(vars(self).items()) if name not in self._common | {"_common"}}
 
     def read_instances(self, sample: Sample) -> np.ndarray:
         """Read the instance map (H, W): 0 is no instance, each other number one object.
@@ -203,7 +218,7 @@ class SegmentationData(pl.LightningDataModule):
             self._listed[split] = samples
         return self._listed[split]
 
-    def decode(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    def decode(self, sample: Sample) -> Decoded:
         """Read a sample from its files, checked.
 
         Raises:
@@ -217,7 +232,7 @@ class SegmentationData(pl.LightningDataModule):
                 f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
             )
         self.check_labels(labels, sample.labels)
-        return image, labels.astype(np.uint8)
+        return Decoded(image, labels.astype(np.uint8))
 
     def train_dataset(self) -> SegmentationDataset:
         """Return the augmented training samples."""
@@ -239,7 +254,34 @@ class SegmentationData(pl.LightningDataModule):
         transform = EvalTransform(self.mean, self.std)
         return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform)
 
+    # The cache
+
+    def open_cache(self) -> SampleCache | None:
+        """Open the cache that the settings ask for, if they do; from then on samples come from it.
+
+        Raises:
+            UserValueError: Its folder cannot be written.
+        """
+        if self.cache is not None and self.cached is None:
+            parent = Path(self.cache_dir).expanduser() if self.cache_dir is not None else None
+            self.cached = SampleCache(self.cache, folder_name(self), parent)
+        return self.cached
+
+    def _read_by_fit(self) -> list[Sample]:
+        return [
+            *self.samples(self.train_split)[: self.train_limit],
+            *self.samples(self.val_split)[: self.eval_limit],
+        ]
+
     # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """Fill the cache with what `fit` reads; Lightning has one process of each machine do it."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if cache := self.open_cache():
+            first = self.trainer is None or self.trainer.is_global_zero
+            cache.fill(self._read_by_fit(), self.decode, threads=max(1, self.num_workers), quiet=not first)
 
     def setup(self, stage: str) -> None:
         """List what `stage` needs (fit, validate, test or predict), so that a wrong root stops a run at once."""
@@ -252,6 +294,8 @@ class SegmentationData(pl.LightningDataModule):
                 )
         if stage in ("fit", "validate"):
             self.samples(self.val_split)
+        if stage == "fit" and (cache := self.open_cache()):
+            cache.check_space(self._read_by_fit())
         if stage in ("test", "predict"):
             self.samples(self.test_split)
 
@@ -327,5 +371,9 @@ class SegmentationData(pl.LightningDataModule):
             )
         if not 0 <= self.rotation <= 180:
             raise UserValueError(f"data.rotation is {self.rotation}; expected degrees from 0 to 180")
+        if self.cache not in (None, *get_args(Kind)):
+            raise UserValueError(f"data.cache is {self.cache!r}; expected {', '.join(get_args(Kind))} or null")
+        if self.cache == "ram" and self.cache_dir is not None:
+            raise UserValueError("data.cache_dir is for data.cache disk; with ram the cache lies in shared memory")
         if min(self.std) <= 0:
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")

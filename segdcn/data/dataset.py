@@ -47,8 +47,11 @@ class SegmentationDataset(Dataset[Item]):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
 
+        Arrays from the cache cannot be written to, and their pixels are read when they are looked at.
+
         Raises:
             MissingFileError: A file is gone.
             InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
         """
-        return self.data.decode(self.samples[index])
+        sample, cache = self.samples[index], self.data.cached
+        return (cache.open(sample) if cache is not None else None) or self.data.decode(sample)
