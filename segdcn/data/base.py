@@ -4,21 +4,23 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from pytorch_lightning.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
 
-from segdcn.data import transforms
-from segdcn.data.files import read_id_map, read_picture, write_id_map
-from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
+from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
+from segdcn.data.dataset import SegmentationDataset
+from segdcn.data.files import check_size, read_id_map, read_picture, write_id_map
+from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
+from segdcn.data.transforms import EvalTransform, TrainTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -50,7 +52,7 @@ class SegmentationData(pl.LightningDataModule):
     `{"image": (B, 3, H, W) float32 normalised, "labels": (B, H, W) int64 with 255 = ignore,
     "name": list[str]}`, and what `segdcn.data.loading.Batch` adds.
 
-    Training batches are augmented crops (see `segdcn.data.transforms`), shuffled, and the
+    Training batches are augmented crops (see `segdcn.data.transforms.TrainTransform`), shuffled, and the
     last incomplete batch of an epoch is left out. Every random choice follows from (seed,
     epoch, index), so a run repeats whatever the number of workers. Validation and test
     give whole images in their original size and order.
@@ -68,6 +70,10 @@ class SegmentationData(pl.LightningDataModule):
         scale_range: Smallest and largest factor by which a training image is scaled before
             cropping, uniformly drawn. [1, 1] leaves sizes alone.
         flip_prob: Probability of mirroring left to right, 0 to 1.
+        cat_max_ratio: A crop in which one class has more than this share of the pixels that are not
+            ignored is drawn again, up to 10 times in all; above 0, and 1 is off.
+        rotation: Largest angle in degrees by which a crop is turned to either side; 0 is off.
+        blur: Probability of blurring, by a standard deviation of 0.3 to 2 pixels; 0 is off.
         colour_jitter: Brightness, contrast and saturation change by up to a factor of 1 +- this,
             hue by up to a quarter of it (1 is the full circle); 0 to 1, 0 is off.
         mean: Channel means (R, G, B) subtracted from values in 0..1. ImageNet's by default;
@@ -83,6 +89,10 @@ class SegmentationData(pl.LightningDataModule):
         train_limit: Train on the first n samples only; null takes all. For trials: a network
             that cannot overfit 8 images has a bug.
         eval_limit: Validate and test on the first n samples only; null takes all.
+        cache: Decode what `fit` reads once, and then read crops: from `disk`, files that stay, or from
+            `ram`, shared memory that the last process to use it frees. Takes 4 bytes a pixel; null
+            decodes every time. The pixels are the same.
+        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn.
     """
 
     class_names: tuple[str, ...]
@@ -103,6 +113,9 @@ class SegmentationData(pl.LightningDataModule):
         crop_size: int | tuple[int, int] = 512,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip_prob: float = 0.5,
+        cat_max_ratio: float = 1.0,
+        rotation: float = 0.0,
+        blur: float = 0.0,
         colour_jitter: float = 0.0,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
@@ -113,6 +126,8 @@ class SegmentationData(pl.LightningDataModule):
         test_split: str = "val",
         train_limit: int | None = None,
         eval_limit: int | None = None,
+        cache: Kind | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -120,12 +135,16 @@ class SegmentationData(pl.LightningDataModule):
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         self.scale_range = (scale_range[0], scale_range[1])
         self.flip_prob, self.colour_jitter = flip_prob, colour_jitter
+        self.cat_max_ratio, self.rotation, self.blur = cat_max_ratio, rotation, blur
         self.mean, self.std = list(mean), list(std)
         self.seed, self.size_divisor = seed, size_divisor
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.train_limit, self.eval_limit = train_limit, eval_limit
+        self.cache, self.cache_dir = cache, cache_dir
+        self.cached: SampleCache | None = None  # opened when `fit` is set up
         self._listed: dict[str, list[Sample]] = {}
         self._check_settings()
+        self._common = set(vars(self))
 
     # What a data set says about itself
 
@@ -158,6 +177,10 @@ class SegmentationData(pl.LightningDataModule):
                 f"{path} holds the label {int(labels[wrong][0])} in {int(wrong.sum())} pixels; "
                 f"expected 0 to {self.num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
             )
+
+    def own_settings(self) -> dict[str, Any]:
+        """Give the settings that only this data set has; what is decoded may depend on them."""
+        return {name: value for name, value in sorted(vars(self).items()) if name not in self._common | {"_common"}}
 
     def read_instances(self, sample: Sample) -> np.ndarray:
         """Read the instance map (H, W): 0 is no instance, each other number one object.
@@ -222,19 +245,69 @@ class SegmentationData(pl.LightningDataModule):
             self._listed[split] = samples
         return self._listed[split]
 
-    def train_dataset(self) -> "SegmentationDataset":
+    def decode(self, sample: Sample) -> Decoded:
+        """Read a sample from its files, checked.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        image = read_picture(sample.image)
+        if not self.labels_needed and not sample.labels.is_file():
+            return Decoded(image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8))
+        labels = self.read_labels(sample)
+        check_size(sample.labels, labels, sample.image, image)
+        self.check_labels(labels, sample.labels)
+        return Decoded(image, labels.astype(np.uint8))
+
+    def train_dataset(self) -> SegmentationDataset:
         """Return the augmented training samples."""
-        transform = transforms.train_transform(
-            self.crop_size, self.scale_range, self.flip_prob, self.colour_jitter, self.mean, self.std
+        transform = TrainTransform(
+            crop_size=self.crop_size,
+            scale_range=self.scale_range,
+            flip_prob=self.flip_prob,
+            colour_jitter=self.colour_jitter,
+            mean=self.mean,
+            std=self.std,
+            cat_max_ratio=self.cat_max_ratio,
+            rotation=self.rotation,
+            blur=self.blur,
         )
         return SegmentationDataset(self, self.samples(self.train_split)[: self.train_limit], transform)
 
-    def eval_dataset(self, split: str) -> "SegmentationDataset":
+    def eval_dataset(self, split: str) -> SegmentationDataset:
         """Return the samples of a split as they are: original size and order, only normalised."""
-        transform = transforms.eval_transform(self.mean, self.std)
+        transform = EvalTransform(self.mean, self.std)
         return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform, self.with_instances)
 
+    # The cache
+
+    def open_cache(self) -> SampleCache | None:
+        """Open the cache that the settings ask for, if they do; from then on samples come from it.
+
+        Raises:
+            UserValueError: Its folder cannot be written.
+        """
+        if self.cache is not None and self.cached is None:
+            parent = Path(self.cache_dir).expanduser() if self.cache_dir is not None else None
+            self.cached = SampleCache(self.cache, folder_name(self), parent)
+        return self.cached
+
+    def _read_by_fit(self) -> list[Sample]:
+        return [
+            *self.samples(self.train_split)[: self.train_limit],
+            *self.samples(self.val_split)[: self.eval_limit],
+        ]
+
     # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """Fill the cache with what `fit` reads; Lightning has one process of each machine do it."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if cache := self.open_cache():
+            first = self.trainer is None or self.trainer.is_global_zero
+            cache.fill(self._read_by_fit(), self.decode, threads=max(1, self.num_workers), quiet=not first)
 
     def setup(self, stage: str) -> None:
         """List what `stage` needs (fit, validate, test or predict), so that a wrong root stops a run at once."""
@@ -247,6 +320,8 @@ class SegmentationData(pl.LightningDataModule):
                 )
         if stage in ("fit", "validate"):
             self.samples(self.val_split)
+        if stage == "fit" and (cache := self.open_cache()):
+            cache.check_space(self._read_by_fit())
         if stage in ("test", "predict"):
             self.samples(self.test_split)
 
@@ -281,7 +356,7 @@ class SegmentationData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _loader(
-        self, kind: type[DataLoader], dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool
+        self, kind: type[DataLoader], dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool
     ) -> DataLoader:
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
@@ -313,7 +388,7 @@ class SegmentationData(pl.LightningDataModule):
         for name in ("train_limit", "eval_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
-        for name in ("flip_prob", "colour_jitter"):
+        for name in ("flip_prob", "colour_jitter", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
         if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
@@ -326,66 +401,15 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(
                 f"data.scale_range is {[smallest, largest]}; expected [smallest, largest] with 0 < smallest <= largest"
             )
+        if not 0 < self.cat_max_ratio <= 1:
+            raise UserValueError(
+                f"data.cat_max_ratio is {self.cat_max_ratio}; expected a share above 0 and up to 1, which is off"
+            )
+        if not 0 <= self.rotation <= 180:
+            raise UserValueError(f"data.rotation is {self.rotation}; expected degrees from 0 to 180")
+        if self.cache not in (None, *get_args(Kind)):
+            raise UserValueError(f"data.cache is {self.cache!r}; expected {', '.join(get_args(Kind))} or null")
+        if self.cache == "ram" and self.cache_dir is not None:
+            raise UserValueError("data.cache_dir is for data.cache disk; with ram the cache lies in shared memory")
         if min(self.std) <= 0:
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")
-
-
-class SegmentationDataset(Dataset[Item]):
-    """The samples of one split, read and transformed on demand.
-
-    Args:
-        data: Reads the labels and knows the classes.
-        samples: What to serve.
-        transform: From `segdcn.data.transforms`.
-        with_instances: Serve instance maps too, where there are any; they are not transformed.
-    """
-
-    def __init__(
-        self, data: SegmentationData, samples: Sequence[Sample], transform: Any, with_instances: bool = False
-    ) -> None:
-        self.data, self.samples, self.transform, self.with_instances = data, samples, transform, with_instances
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        """Return one sample; the key is an index, or `(epoch, index)` from an `EpochSampler`.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        epoch, index = (0, key) if isinstance(key, int) else key
-        image, labels = self.read(index)
-        image_chw, labels_hw = transforms.apply(self.transform, image, labels, (self.data.seed, epoch, index))
-        sample = self.samples[index]
-        item: Item = {"image": image_chw, "labels": labels_hw, "name": sample.name}
-        if self.with_instances and sample.instances is not None:
-            instances = self.data.read_instances(sample)
-            _check_size(sample.instances, instances, sample.image, image)
-            item["instances"] = torch.from_numpy(instances.astype(np.int32))
-        return item
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        sample = self.samples[index]
-        image = read_picture(sample.image)
-        if not self.data.labels_needed and not sample.labels.is_file():
-            return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
-        labels = self.data.read_labels(sample)
-        _check_size(sample.labels, labels, sample.image, image)
-        self.data.check_labels(labels, sample.labels)
-        return image, labels.astype(np.uint8)
-
-
-def _check_size(path: Path, ids: np.ndarray, image_path: Path, image: np.ndarray) -> None:
-    if image.shape[:2] != ids.shape:
-        raise InvalidDataError(
-            f"{path} is {ids.shape[0]}x{ids.shape[1]} pixels (height x width), "
-            f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}"
-        )

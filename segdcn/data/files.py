@@ -48,6 +48,19 @@ def write_id_map(path: Path, ids: np.ndarray, palette: Sequence[Sequence[int]] |
     picture.save(path)
 
 
+def check_size(path: Path, ids: np.ndarray, image_path: Path, image: np.ndarray) -> None:
+    """Refuse labels or instances (H, W) of another size than their image (H, W, 3).
+
+    Raises:
+        InvalidDataError: They differ.
+    """
+    if image.shape[:2] != ids.shape:
+        raise InvalidDataError(
+            f"{path} is {ids.shape[0]}x{ids.shape[1]} pixels (height x width), "
+            f"but its image {image_path} is {image.shape[0]}x{image.shape[1]}"
+        )
+
+
 def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path)
