@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segdcn.data import transforms
-from segdcn.data.files import read_id_map, read_picture
+from segdcn.data.files import check_file, read_id_map, read_picture
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
-from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,6 +39,13 @@ class Sample:
     image: Path
     labels: Path
     instances: Path | None = None
+
+    def required(self, split: str) -> list[tuple[Path, str]]:
+        """Name the files that have to be there, each with what to say when it is not."""
+        return [
+            (self.image, f"{self.image} does not exist, but the split {split!r} lists it"),
+            (self.labels, f"{self.image} has no label file; expected {self.labels}"),
+        ]
 
 
 class SegmentationData(pl.LightningDataModule):
@@ -182,18 +189,33 @@ class SegmentationData(pl.LightningDataModule):
             InvalidDataError: The split is empty.
         """
         if split not in self._listed:
+            samples = self.listed(split)
+            for sample in samples:
+                for path, missing in sample.required(split):
+                    check_file(path, missing)
+                if sample.image == sample.labels:
+                    raise InvalidDataError(f"{sample.image} is listed as its own label map in the split {split!r}")
+            self._listed[split] = samples
+        return self._listed[split]
+
+    def listed(self, split: str) -> list[Sample]:
+        """List the samples of a split, at least one; whether their files exist is not checked.
+
+        Raises:
+            MissingFileError: The root or the split is missing.
+            InvalidDataError: The split is empty, or its list cannot be read.
+        """
+        try:
             if not self.root.is_dir():
                 raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
             samples = self.list_samples(split)
-            if not samples:
-                raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
-            for sample in samples:
-                if not sample.image.is_file():
-                    raise MissingFileError(f"{sample.image} does not exist, but the split {split!r} lists it")
-                if not sample.labels.is_file():
-                    raise MissingFileError(f"{sample.image} has no label file; expected {sample.labels}")
-            self._listed[split] = samples
-        return self._listed[split]
+        except UserError:
+            raise
+        except OSError as error:
+            raise InvalidDataError(f"{error.filename} cannot be read ({error.strerror})") from error
+        if not samples:
+            raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+        return samples
 
     def train_dataset(self) -> "SegmentationDataset":
         """Return the augmented training samples."""
