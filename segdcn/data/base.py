@@ -4,6 +4,7 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,15 @@ class SegmentationData(pl.LightningDataModule):
             self._listed[split] = samples
         return self._listed[split]
 
+    def check_root(self) -> None:
+        """Refuse a root that is no folder.
+
+        Raises:
+            MissingFileError: It is none.
+        """
+        if not os.path.isdir(self.root):
+            raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
+
     def listed(self, split: str) -> list[Sample]:
         """List the samples of a split, at least one; whether their files exist is not checked.
 
@@ -205,9 +215,8 @@ class SegmentationData(pl.LightningDataModule):
             MissingFileError: The root or the split is missing.
             InvalidDataError: The split is empty, or its list cannot be read.
         """
+        self.check_root()
         try:
-            if not self.root.is_dir():
-                raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
             samples = self.list_samples(split)
         except UserError:
             raise
@@ -315,6 +324,19 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")
 
 
+def check_sizes(sample: Sample, image: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse labels (H, W) of another size than their image (H, W, 3).
+
+    Raises:
+        InvalidDataError: They differ.
+    """
+    if image.shape[:2] != labels.shape:
+        raise InvalidDataError(
+            f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
+            f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
+        )
+
+
 class SegmentationDataset(Dataset[Item]):
     """The samples of one split, read and transformed on demand.
 
@@ -351,10 +373,6 @@ class SegmentationDataset(Dataset[Item]):
         """
         sample = self.samples[index]
         image, labels = read_picture(sample.image), self.data.read_labels(sample)
-        if image.shape[:2] != labels.shape:
-            raise InvalidDataError(
-                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
-                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
-            )
+        check_sizes(sample, image, labels)
         self.data.check_labels(labels, sample.labels)
         return image, labels.astype(np.uint8)

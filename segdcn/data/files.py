@@ -77,6 +77,22 @@ def read_id_map(path: Path) -> np.ndarray:
         return ids // _SPREAD[raw_mode] if raw_mode in _SPREAD else ids
 
 
+def read_indexed(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read a palette picture as ids (H, W) and the colours (256, 3) of ids; None for others that are whole.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InvalidDataError: The file is no picture, or is cut short.
+    """
+    with _opened(path) as picture:
+        ids, stored = np.asarray(_decoded(picture, path)), picture.getpalette("RGB")
+        if picture.mode != "P" or stored is None:
+            return None
+        colours = np.zeros((256, 3), np.uint8)
+        colours.ravel()[: len(stored)] = stored
+        return ids, colours
+
+
 def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path)
