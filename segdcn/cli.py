@@ -45,6 +45,7 @@ VERBS = {
     "data stats": Verb(
         "segdcn.verbs.data_stats:data_stats", "measure colours and classes, weight classes", positional=True
     ),
+    "data browse": Verb("segdcn.verbs.data_browse:data_browse", "show pictures with their labels", positional=True),
     "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),

@@ -30,7 +30,7 @@ ALLOWED = {
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "pictures", "timing"},
 }
 TORCH_ONLY = {"errors", "ops", "layers"}
 

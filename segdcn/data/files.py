@@ -98,6 +98,8 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(path)
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist") from None
+    except PermissionError as error:
+        raise InvalidDataError(f"{path} cannot be read ({error.strerror})") from error
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         empty = path.is_file() and path.stat().st_size == 0
         reason = "it is empty" if empty else _first_line(error).replace(f" {str(path)!r}", "")

@@ -6,6 +6,7 @@ from damage import CASES, fit_arguments, is_found, is_stopped, make, one_line, p
 from segdcn import cli
 
 STOPPING = [case for case in CASES if case.stops_training]
+ALL = pytest.mark.parametrize("case", [case for case in CASES if case.applies], ids=lambda case: case.id)
 
 
 def of(kind, name):
@@ -17,23 +18,14 @@ def test_there_are_ten_kinds_of_damage_and_more_with_three_cases_each():
     assert len(by_kind) >= 10 and all(len(cases) >= 3 for cases in by_kind.values())
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.applies], ids=lambda case: case.id)
+@ALL
 def test_the_check_and_training_say_what_is_wrong(case, tmp_path):
     data = make(case, tmp_path)
     found = problems(data)
     assert is_found(case, found), found
-    message = stop(data, num_workers=0)
-    assert is_stopped(case, message), message
-
-
-@pytest.mark.parametrize(
-    "case",
-    [of("cut short", "labels"), of("labels in colours", "RGBA"), of("no picture", "gigantic size")],
-    ids=lambda case: case.id,
-)
-def test_a_damage_that_only_a_worker_sees_gets_out_as_its_line(case, tmp_path):
-    message = stop(make(case, tmp_path), num_workers=2)
-    assert message and is_stopped(case, message), message
+    for num_workers in (0, 2):
+        message = stop(data, num_workers)
+        assert is_stopped(case, message), message
 
 
 def check_fit(case, folder, num_workers, capfd):
@@ -48,7 +40,7 @@ def check_fit(case, folder, num_workers, capfd):
 @pytest.mark.parametrize(
     ("kind", "name", "num_workers"),
     [
-        ("cut short", "labels", 1),
+        ("cut short", "labels", 1),  # ends as slowly as it has workers
         ("missing file", "picture", 0),
         ("values of Cityscapes", "254 in val", 0),
         ("list leads outside", "backslashes", 0),
@@ -59,7 +51,6 @@ def test_fit_stops_with_one_line(kind, name, num_workers, tmp_path, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("case", [case for case in CASES if case.applies], ids=lambda case: case.id)
-def test_fit_stops_with_one_line_at_every_damage(case, num_workers, tmp_path, capfd):
-    check_fit(case, tmp_path, num_workers, capfd)
+@ALL
+def test_fit_stops_with_one_line_at_every_damage(case, tmp_path, capfd):
+    check_fit(case, tmp_path, 2, capfd)
