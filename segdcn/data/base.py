@@ -221,7 +221,7 @@ class SegmentationData(pl.LightningDataModule):
         except UserError:
             raise
         except OSError as error:
-            raise InvalidDataError(f"{error.filename} cannot be read ({error.strerror})") from error
+            raise InvalidDataError(f"{error.filename or self.root} cannot be read ({error.strerror})") from error
         if not samples:
             raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
         return samples

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segdcn.data.base import SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.errors import UserValueError
+from segdcn.verbs.report_file import check_report_file
 
 
 def data_browse(
@@ -46,11 +47,13 @@ def data_browse(
         UserValueError: The output cannot be written, or a setting is out of its range.
     """
     path = Path(output).expanduser()
-    _check_output(path, overwrite)
+    if path.is_file() and not overwrite:
+        raise UserValueError(f"{path} exists already; choose another output, or pass --overwrite true")
+    check_report_file(str(path), "output")
     if count < 1 or views < 0:
         raise UserValueError(f"count is {count} and views is {views}; expected 1 or more, and 0 or more")
-    given = {"root": root, "train_split": split}
-    described = load_data(data, **(settings or {}), **{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in {"root": root, "train_split": split}.items() if value is not None}
+    described = load_data(data, **{**(settings or {}), **given})
     tiles, total = _tiles(described, count, views)
 
     from segdcn.pictures.contact_sheet import Classes, contact_sheet
@@ -65,6 +68,7 @@ def data_browse(
             classes=Classes(described.class_names, described.palette),
         ),
         encoding="utf-8",
+        errors="backslashreplace",  # names of files may be no text in any encoding
     )
     size = path.stat().st_size / 1e6
     Console().print(f"{path}  ({shown} samples, {len(tiles)} pictures, {size:.1f} MB)", soft_wrap=True, markup=False)
@@ -98,10 +102,3 @@ def _augmentation(data: SegmentationData) -> str:
         f"Left: as stored. Beside it: crops of {height} x {width}, scaled by {smallest:g} to {largest:g}, mirrored "
         f"with probability {data.flip_prob:g}, colour jitter {data.colour_jitter:g}"
     )
-
-
-def _check_output(path: Path, overwrite: bool) -> None:
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserValueError(f"output is {path}, but must be a file in a folder that exists")
-    if path.exists() and not overwrite:
-        raise UserValueError(f"{path} exists already; choose another output, or pass --overwrite true")

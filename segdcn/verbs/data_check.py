@@ -71,7 +71,7 @@ def data_check(
         console.print(_shares_table(described, report))
     _print_problems(console, report, show)
     if json is not None:
-        Path(json).write_text(json_module.dumps(summary(described, report), indent=2, ensure_ascii=False) + "\n")
+        Path(json).write_text(json_module.dumps(summary(described, report), indent=2) + "\n")
     return 1 if report.problems else 0
 
 
@@ -111,6 +111,8 @@ def _shares_table(data: SegmentationData, report: Report) -> Table:
 def _print_problems(console: Console, report: Report, show: int) -> None:
     # Paths are not to be wrapped, coloured, or read as markup: they are meant to be copied.
     def line(text: str) -> None:
+        # Names of files may be no text in any encoding.
+        text = text.encode(errors="backslashreplace").decode()
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     for kind, heading in KINDS.items():

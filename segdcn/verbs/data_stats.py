@@ -51,7 +51,7 @@ def data_stats(
     result = summary(described, split, stats)
     _print(console, result)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
 
 
 def summary(data: SegmentationData, split: str, stats: Stats) -> dict[str, Any]:

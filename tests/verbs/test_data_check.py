@@ -1,6 +1,7 @@
 """`segdcn data check`: a line for every problem, a total, and an exit code."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -100,3 +101,28 @@ def test_shapes_and_the_real_samples_have_no_problems(tmp_path, capsys, test_dat
     camvid = ["--root", str(test_data / "camvid"), "--splits", "[val]"]  # the smaller one
     code, lines, _ = check(capsys, configs / "camvid.yaml", *camvid)
     assert code == 0, lines
+
+
+def test_a_name_that_is_no_text_is_told_by_its_bytes(tmp_path, capsys):
+    """Archives packed elsewhere unpack to such names; Python carries their bytes along."""
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    name = os.fsdecode("grün.png".encode("latin-1"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/train/a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "images/train/a.png").read_bytes())
+    (tmp_path / "a.png").rename(tmp_path / "images/train" / name)
+    Image.new("L", (8, 8)).save(tmp_path / "labels/train/a.png")
+    (tmp_path / "data.yaml").write_text(
+        f"class_path: segdcn.data.Folder\n"
+        f"init_args: {{root: {tmp_path}, classes: {{ground: [0, 0, 0]}}, images: 'images/{{split}}/{{name}}.png'}}\n"
+    )
+    code, lines, _ = check(capsys, tmp_path / "data.yaml", "--splits=[train]", "--json", str(tmp_path / "report.json"))
+    assert code == 1 and lines[-1] == "1 problem in 2 images of 1 splits"
+    assert "gr\\udcfcn.png has no label file" in lines[-2]
+
+
+@pytest.mark.parametrize("content", ["class_path: segdcn.data.VOC\ninit_args: [root]\n", "- class_path\n"])
+def test_a_yaml_of_another_form_is_refused(tmp_path, capsys, content):
+    (tmp_path / "data.yaml").write_text(content)
+    code, _, error = check(capsys, tmp_path / "data.yaml")
+    assert code == cli.EXIT_USER_ERROR and "describes no data set; expected class_path and init_args" in error
