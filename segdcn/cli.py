@@ -42,6 +42,10 @@ TRAINING_VERBS = {
 }
 VERBS = {
     "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
+    "data check": Verb("segdcn.verbs.data_check:data_check", "list what is wrong with a data set", positional=True),
+    "data stats": Verb("segdcn.verbs.data_stats:data_stats", "measure colours and classes", positional=True),
+    "data browse": Verb("segdcn.verbs.data_browse:data_browse", "show pictures with their labels", positional=True),
+    "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),

@@ -35,7 +35,7 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__"),
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "summary"},
+    "verbs": {"data", "errors", "losses", "metrics", "ops", "pictures", "summary", "timing"},
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 

@@ -4,6 +4,7 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,11 +18,11 @@ from torch.utils.data import DataLoader
 
 from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
 from segdcn.data.dataset import SegmentationDataset
-from segdcn.data.files import check_size, read_id_map, read_picture, write_id_map
+from segdcn.data.files import check_file, check_size, read_id_map, read_picture, write_id_map
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
 from segdcn.data.transforms import EvalTransform, TrainTransform
-from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +43,13 @@ class Sample:
     image: Path
     labels: Path
     instances: Path | None = None
+
+    def required(self, split: str) -> list[tuple[Path, str]]:
+        """Name the files that have to be there, each with what to say when it is not."""
+        return [
+            (self.image, f"{self.image} does not exist, but the split {split!r} lists it"),
+            (self.labels, f"{self.image} has no label file; expected {self.labels}"),
+        ]
 
 
 class SegmentationData(pl.LightningDataModule):
@@ -231,19 +239,43 @@ class SegmentationData(pl.LightningDataModule):
             InvalidDataError: The split is empty.
         """
         if split not in self._listed:
-            if not self.root.is_dir():
-                raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
-            samples = self.list_samples(split)
-            if not samples:
-                raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+            samples = self.listed(split)
             unlabelled = not self.labels_needed and not any(sample.labels.is_file() for sample in samples)
             for sample in samples:
-                if not sample.image.is_file():
-                    raise MissingFileError(f"{sample.image} does not exist, but the split {split!r} lists it")
-                if not unlabelled and not sample.labels.is_file():
-                    raise MissingFileError(f"{sample.image} has no label file; expected {sample.labels}")
+                for path, missing in sample.required(split):
+                    if path != sample.labels or not unlabelled:
+                        check_file(path, missing)
+                if sample.image == sample.labels:
+                    raise InvalidDataError(f"{sample.image} is listed as its own label map in the split {split!r}")
             self._listed[split] = samples
         return self._listed[split]
+
+    def check_root(self) -> None:
+        """Refuse a root that is no folder.
+
+        Raises:
+            MissingFileError: It is none.
+        """
+        if not os.path.isdir(self.root):
+            raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
+
+    def listed(self, split: str) -> list[Sample]:
+        """List the samples of a split, at least one; whether their files exist is not checked.
+
+        Raises:
+            MissingFileError: The root or the split is missing.
+            InvalidDataError: The split is empty, or its list cannot be read.
+        """
+        self.check_root()
+        try:
+            samples = self.list_samples(split)
+        except UserError:
+            raise
+        except OSError as error:
+            raise InvalidDataError(f"{error.filename or self.root} cannot be read ({error.strerror})") from error
+        if not samples:
+            raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+        return samples
 
     def decode(self, sample: Sample) -> Decoded:
         """Read a sample from its files, checked.

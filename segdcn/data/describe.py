@@ -29,12 +29,13 @@ def load_data(description: str, **overrides: Any) -> SegmentationData:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
+    settings = (content.get("init_args") or {}) if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or not isinstance(content.get("class_path"), str):
         raise UserValueError(
             f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"
         )
     kind = _data_class(content["class_path"], path)
-    settings = {**(content.get("init_args") or {}), **overrides}
+    settings = {**settings, **overrides}
     try:
         inspect.signature(kind).bind(**settings)
         return kind(**settings)
