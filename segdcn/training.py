@@ -23,6 +23,8 @@ from rich.console import Console
 
 from segdcn import __version__
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.effective_dilation import EffectiveDilationLog
+from segdcn.callbacks.offset_health import OffsetHealth
 from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.progress import Bar, Lines
 from segdcn.data import SegmentationData
@@ -128,7 +130,7 @@ class SegmentationCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what is ours: the run, W&B, pictures, and the links from data to model."""
+        """Add what is ours: the run, W&B, pictures, offsets, and the links from data to model."""
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; null makes one from data and model."
         )
@@ -138,6 +140,8 @@ class SegmentationCLI(LightningCLI):
         )
         parser.add_argument("--wandb_project", type=str, default="segdcn", help="Project on Weights & Biases.")
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(OffsetHealth, "offset_health")
+        parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 

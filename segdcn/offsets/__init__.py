@@ -5,7 +5,7 @@ from segdcn.offsets.fields import SamplingField, record, sampling_field
 from segdcn.offsets.frames import Frame, frames
 from segdcn.offsets.health import Health, health
 from segdcn.offsets.objects import Region, regions
-from segdcn.offsets.points import Points, output_pixel, trace
+from segdcn.offsets.points import Points, output_pixel, pixel_centre, trace
 
 __all__ = [
     "SIZES",
@@ -19,6 +19,7 @@ __all__ = [
     "frames",
     "health",
     "output_pixel",
+    "pixel_centre",
     "record",
     "regions",
     "sampling_field",

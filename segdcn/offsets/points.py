@@ -33,6 +33,13 @@ def output_pixel(field: SamplingField, place: tuple[float, float]) -> tuple[int,
     return int(y.round().clamp(0, height - 1)), int(x.round().clamp(0, width - 1))
 
 
+def pixel_centre(field: SamplingField, place: tuple[float, float]) -> tuple[float, float]:
+    """Return the centre (y, x), in image pixels, of the output pixel nearest to a place."""
+    row, column = output_pixel(field, place)
+    (top, left), (down, along) = field.output_frame.start, field.output_frame.stride
+    return top + row * down, left + column * along
+
+
 def trace(fields: Sequence[SamplingField], place: tuple[float, float], group: int = 0) -> Points:
     """Find what one output pixel reads on the image through a chain of deformable layers.
 
@@ -62,8 +69,7 @@ def trace(fields: Sequence[SamplingField], place: tuple[float, float], group: in
     Returns:
         The points, in image pixels; those that left the image are among them.
     """
-    row, column = output_pixel(fields[-1], place)
-    y, x = fields[-1].output_frame.to_image(torch.tensor([float(row)]), torch.tensor([float(column)]))
+    y, x = (torch.tensor([centre]) for centre in pixel_centre(fields[-1], place))
     weight, tap = torch.ones(1), torch.zeros(1, dtype=torch.long)
     for field in reversed(fields):
         height, width = field.output_size
