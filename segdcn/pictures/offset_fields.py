@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Stroke
 from PIL import Image
@@ -12,9 +12,10 @@ from PIL import Image
 from segdcn.offsets import SamplingField
 from segdcn.pictures.segmentation import DPI, to_image
 
-# Scales are fixed, so that the pictures of different steps can be compared. In units of the dilation:
-DISPLACEMENT = 1.0  # of the mean displacement at which a direction has its full colour
-LENGTH = 4.0  # of the mean length at the end of the heat map
+# Scales are fixed, so that the pictures of different steps can be compared, and square roots, so that offsets of a
+# tenth of the dilation show as well as offsets of four times it. In units of the dilation:
+DISPLACEMENT = 1.0  # mean displacement at which a direction has its full colour
+LENGTH = 4.0  # mean length at the end of the heat map
 MOST_ARROWS = 24  # along a side
 
 # Right, down, left, up: as far apart in brightness and along yellow-blue as colour-blind readers need them.
@@ -35,7 +36,7 @@ def direction_colours(dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
     """
     wheel = LinearSegmentedColormap.from_list("directions", [*DIRECTIONS, DIRECTIONS[0]], N=360)
     hue = wheel(np.arctan2(dy, dx) / (2 * np.pi) % 1)[..., :3]
-    strength = np.clip(np.hypot(dy, dx), 0, 1)[..., None]
+    strength = np.sqrt(np.hypot(dy, dx)).clip(0, 1)[..., None]
     return RESTING * (1 - strength) + hue * strength
 
 
@@ -75,13 +76,13 @@ def field_picture(image: np.ndarray, field: SamplingField, group: int = 0) -> Im
     _title(axes[0], "mean displacement")
     _cells(axes[1], field, direction_colours(mean[0], mean[1]), alpha=0.9)
     _title(axes[1], "its direction")
-    heat = _heat(axes[2], field, length, "cividis", Normalize(0, LENGTH))
+    heat = _heat(axes[2], field, length, "cividis", PowerNorm(0.5, 0, LENGTH))
     _title(axes[2], "mean offset length")
     factor = _heat(axes[3], field, field.modulation[group].double().numpy().mean(0), "PuOr_r", Normalize(0, 2))
     _title(axes[3], "modulation" if field.modulated else "modulation (none)")
     _note(figure, axes[0], "true length on the image")
     _wheel(figure, axes[1])
-    _bar(figure, axes[2], heat, [0, LENGTH / 2, LENGTH], ["0", f"{LENGTH / 2:g}", f"{LENGTH:g} dilations"])
+    _bar(figure, axes[2], heat, [0, LENGTH / 16, LENGTH / 4, LENGTH], ["0", "¼", "1", "4 dilations"])
     _bar(figure, axes[3], factor, [0, 1, 2], ["0", "1", "2"])
     for each in axes:
         each.set_xlim(-0.5, width - 0.5)
@@ -111,7 +112,7 @@ def _cells(axes: Axes, field: SamplingField, values: np.ndarray, **drawing: Any)
 
 
 def _heat(axes: Axes, field: SamplingField, values: np.ndarray, colours: str | Colormap, scale: Normalize) -> Any:
-    return _cells(axes, field, values, cmap=colours, norm=scale, alpha=0.8)
+    return _cells(axes, field, values, cmap=colours, norm=scale, alpha=0.72)
 
 
 def _arrows(axes: Axes, field: SamplingField, mean: np.ndarray) -> None:
