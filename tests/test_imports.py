@@ -30,7 +30,9 @@ ALLOWED = {
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "verbs": {
+        *("errors", "data", "losses", "metrics", "ops", "timing", "task", "offsets", "pictures", "run", "refusals")
+    },
 }
 TORCH_ONLY = {"errors", "ops", "layers"}
 
