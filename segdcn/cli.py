@@ -14,7 +14,8 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ VERBS = {
     "data stats": Verb("segdcn.verbs.data_stats:data_stats", "measure colours and classes", positional=True),
     "data browse": Verb("segdcn.verbs.data_browse:data_browse", "show pictures with their labels", positional=True),
     "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
+    "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
@@ -144,9 +146,37 @@ def _call(name: str, args: list[str]) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
+    lists = _spell_options(parser)
     with one_line_refusals(parser):
-        settings = parser.instantiate(parser.parse_args(args))
+        settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
     return function(**settings.as_dict()) or 0
+
+
+def _spell_options(parser: ArgumentParser) -> set[str]:
+    """Call the option of an argument `class_` --class, and return the options that take several values."""
+    lists = set()
+    for action in parser._actions:
+        if action.dest.endswith("_"):  # a keyword of Python
+            action.option_strings, action.metavar = [f"--{action.dest[:-1]}"], action.dest[:-1].upper()
+            parser._option_string_actions[action.option_strings[0]] = action
+        if f"--{action.dest}+" in action.option_strings:
+            action.option_strings = [f"--{action.dest}"]  # in the help
+            lists.add(f"--{action.dest}")
+    return lists
+
+
+def _repeated(args: Sequence[str], lists: set[str]) -> Iterator[str]:
+    """Spell `--point a b --point c` as jsonargparse wants it: each value with `--point+=`."""
+    option = ""
+    for arg in args:
+        if arg.startswith("--"):
+            option, equals, value = arg.partition("=")
+            if option not in lists:
+                yield arg
+            elif equals:
+                yield f"{option}+={value}"
+        else:
+            yield f"{option}+={arg}" if option in lists else arg
 
 
 def _without_sections(docstring: str) -> str:

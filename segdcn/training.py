@@ -24,6 +24,8 @@ from segdcn import __version__
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
+from segdcn.callbacks.effective_dilation import EffectiveDilationLog
+from segdcn.callbacks.offset_health import OffsetHealth
 from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
@@ -140,7 +142,7 @@ class SegmentationCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what is ours: the run, W&B, pictures, and the links from data to model."""
+        """Add what is ours: the run, W&B, pictures, offsets, and the links from data to model."""
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; null makes one from data and model."
         )
@@ -156,6 +158,8 @@ class SegmentationCLI(LightningCLI):
             help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
         )
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(OffsetHealth, "offset_health")
+        parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 

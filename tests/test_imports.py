@@ -35,7 +35,20 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__"),
     },
-    "verbs": {"data", "errors", "losses", "metrics", "ops", "pictures", "summary", "timing"},
+    "verbs": {
+        "data",
+        "errors",
+        "losses",
+        "metrics",
+        "offsets",
+        "ops",
+        "pictures",
+        "refusals",
+        "run",
+        "summary",
+        "task",
+        "timing",
+    },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 

@@ -6,13 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from segdcn.data.base import SegmentationData, SegmentationDataset
+from segdcn.data.base import Sample, SegmentationData
+from segdcn.data.class_weights import median_frequency
 from segdcn.data.loading import IGNORE_INDEX
 from segdcn.data.passes import each
 
 FORMULA = (
     "median frequency balancing (Eigen and Fergus 2015): weight of c = median(f) / f(c), where f(c) = "
-    "pixels of c / pixels with a class in the images that hold c; a class that never occurs gets 1"
+    "pixels of c / pixels with a class in the images that hold c; at least 0.1 and at most 10; a class that never occurs gets 1"
 )
 
 
@@ -39,13 +40,9 @@ class Stats:
     frequencies: np.ndarray
 
     @property
-    def weights(self) -> np.ndarray:
-        """Class weights (N,) by `FORMULA`."""
-        occurs = self.frequencies > 0
-        weights = np.ones(len(self.frequencies))
-        if occurs.any():
-            weights[occurs] = np.median(self.frequencies[occurs]) / self.frequencies[occurs]
-        return weights
+    def weights(self) -> list[float]:
+        """Class weights (N,) by `FORMULA`: those that `model.class_weights: balanced` gives."""
+        return median_frequency(self.frequencies.tolist(), (self.frequencies > 0).tolist())
 
 
 def measure(data: SegmentationData, split: str, advance: Callable[[], None] = lambda: None) -> Stats:
@@ -63,11 +60,10 @@ def measure(data: SegmentationData, split: str, advance: Callable[[], None] = la
         InvalidDataError: A file is damaged, or its labels are no classes.
     """
     samples = data.samples(split)
-    dataset = SegmentationDataset(data, samples, None)
     values = np.zeros((3, 256), np.int64)  # how often each value occurs in each channel
     pixels = np.zeros(256, np.int64)
     images, around = np.zeros((2, data.num_classes), np.int64)
-    for colours, counts in each(partial(_count, dataset), range(len(samples)), data.num_workers):
+    for colours, counts in each(partial(_count, data), samples, data.num_workers):
         values += colours
         pixels += counts
         present = counts[: data.num_classes] > 0
@@ -87,8 +83,8 @@ def measure(data: SegmentationData, split: str, advance: Callable[[], None] = la
     )
 
 
-def _count(dataset: SegmentationDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _count(data: SegmentationData, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Count the values of each channel (3, 256) and the labels (256,) of one sample."""
-    image, labels = dataset.read(index)
+    image, labels = data.decode(sample)
     colours = np.stack([np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)])
     return colours, np.bincount(labels.ravel(), minlength=256)
