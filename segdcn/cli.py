@@ -42,6 +42,7 @@ TRAINING_VERBS = {
 VERBS = {
     "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
+    "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
@@ -136,6 +137,9 @@ def _call(name: str, args: list[str]) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True  # --local alone is --local true
     with one_line_refusals(parser):
         settings = parser.instantiate(parser.parse_args(args))
     return function(**settings.as_dict()) or 0

@@ -30,7 +30,8 @@ ALLOWED = {
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
+    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "sweep"},
 }
 TORCH_ONLY = {"errors", "ops", "layers"}
 
