@@ -103,8 +103,13 @@ class CSVLog(Logger):
 
 
 def new_wandb_id() -> str:
-    """Make the id under which a run is known to W&B, also when it is resumed."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    """Make the id under which a run is known to W&B, also when it is resumed.
+
+    Under W&B's agent the server has given one already.
+    """
+    return os.environ.get("WANDB_RUN_ID") or "".join(
+        secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)
+    )
 
 
 def wandb_logger(

@@ -6,6 +6,7 @@ does which trial is told by `Claims`. A trial is taken under a lock, so none is 
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -285,11 +286,18 @@ def _keep_file(folder: Path, sweep: SweepFile) -> None:
 
 def _journal(path: Path) -> JournalStorage:
     # Not Optuna's default lock, a symbolic link, which not every disk has.
-    backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
+    with locked(path):
+        _cut_torn_line(path)
     try:
-        return JournalStorage(backend)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
     except (ValueError, KeyError) as error:
         raise InvalidDataError(f"{path} is damaged and cannot be gone on with: {error}") from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off what a worker that was killed wrote of a line, which would spoil the next one."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _pruner(sweep: SweepFile) -> BasePruner:

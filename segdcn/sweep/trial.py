@@ -23,7 +23,7 @@ from segdcn.sweep.study import Trial
 
 # Seconds that a process has to end by itself after each request, before the next and harder one.
 PATIENCE = 30.0
-ALREADY_DONE = "error: the run has its"  # what `segdcn fit --ckpt_path last` says of a finished run
+ALREADY_DONE = "the run has its"  # what `segdcn fit --ckpt_path last` says of a finished run
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: not between fork and exec
 _PR_SET_PDEATHSIG = 1
@@ -126,12 +126,13 @@ class TrialProcess:
 
     def was_done(self) -> bool:
         """Tell whether the run turned out to be finished already, when it was gone on with."""
-        return ALREADY_DONE in self.last_line()
+        return self.last_line().startswith(ALREADY_DONE)
 
     def last_line(self) -> str:
         """Give the last line that it printed, which is where an error stands."""
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+        return last.removeprefix("segdcn: error: ")
 
 
 def run_name(number: int) -> str:

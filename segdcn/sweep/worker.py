@@ -54,7 +54,7 @@ def work(study: Study, do: Do, listener: Listener, pause: float = 5.0) -> None:
     while True:
         rows = study.rows()
         ended = [row for row in rows if row.state != "running"]
-        if len(ended) >= HOPELESS and all(row.state == "failed" for row in ended):
+        if HOPELESS <= len(ended) < study.total and all(row.state == "failed" for row in ended):
             raise UserError(
                 f"the first {len(ended)} trials have failed, the last with: {ended[-1].facts.get('reason')}; "
                 "mend the cause and start anew in another --folder"
@@ -81,7 +81,7 @@ def train_one(study: Study, folder: Path, listener: Listener, trial: Trial) -> O
     try:
         process.start()
         stops_early = _watch(study, process, trial, listener)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C above all
         if process.pid is not None:
             process.stop()
         study.give_up(trial, seconds=spent + time.monotonic() - started)

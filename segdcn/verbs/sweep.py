@@ -56,12 +56,12 @@ def sweep(
 
 
 def _on_wandb(path: Path, count: int | None, dry_run: bool, local_only: dict[str, str | None]) -> int:
-    from segdcn.sweep import server
-    from segdcn.sweep.file import read_yaml
-
     for name, value in local_only.items():
         if value is not None:
             raise UserValueError(f"--{name} is for local sweeps; add --local")
+    from segdcn.sweep import server
+    from segdcn.sweep.file import read_yaml
+
     config = read_yaml(path)
     console = Console()
     if dry_run:
