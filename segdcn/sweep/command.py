@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,8 @@ def as_flags(command: Iterable[str], values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return shlex.join(["segdcn", *words])
+
+
+def search_path() -> str:
+    """Give the PATH with this interpreter's folder first: `segdcn` and `python` are those of this environment."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from segdcn.sweep.command import as_flags
@@ -110,13 +112,16 @@ def show(sweep: SweepFile, rows: list[Row], written: dict[str, Path], folder: Pa
         told = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         score = "-" if row.score is None else f"{row.score:.4f}"
         state = f"failed: {row.facts.get('reason')}" if row.state == "failed" else row.state
-        table.add_row(str(row.number), *cells, score, str(row.validations), told, "" if state == "finished" else state)
+        shown = [str(row.number), *cells, score, str(row.validations), told, "" if state == "finished" else state]
+        table.add_row(*map(escape, shown))
     console.print(table)
     facts = {"folder": str(folder), **{name: str(path) for name, path in written.items()}}
     if any(folder.glob("runs/*/*/wandb/offline-run-*")):
-        facts["W&B"] = f"to upload: wandb sync {folder}/runs/*/*/wandb/offline-run-*"
+        facts["W&B"] = f"to upload: wandb sync {shlex.quote(str(folder))}/runs/*/*/wandb/offline-run-*"
     best = best_row(sweep, rows)
-    if best is not None:
+    if best is None:
+        facts["best"] = "none: no trial has finished"
+    else:
         facts["best run"] = str(best.facts.get("run"))
         facts["best"] = as_flags(sweep.command, best.values)
     for name, value in facts.items():

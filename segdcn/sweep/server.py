@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from segdcn.errors import UserError
-from segdcn.loggers import has_wandb_key
-from segdcn.sweep.trial import search_path
+from segdcn.sweep.command import search_path
 
 
 def register(config: dict[str, Any]) -> str:
@@ -22,6 +21,9 @@ def register(config: dict[str, Any]) -> str:
     Raises:
         UserError: Nobody is logged in, or the server refuses.
     """
+    # Imported here: Lightning, which comes with the loggers, takes seconds.
+    from segdcn.loggers import has_wandb_key
+
     if not has_wandb_key():
         raise UserError("nobody is logged in to Weights & Biases: run `wandb login`, or sweep without it: --local")
     import wandb

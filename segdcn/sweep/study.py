@@ -105,7 +105,7 @@ class Study:
             storage = _journal(folder / "study.journal")
         self._study = optuna.create_study(
             storage=storage,
-            study_name=sweep.name,
+            study_name="sweep",  # one to a folder, also if the file is renamed
             direction="maximize" if sweep.maximize else "minimize",
             load_if_exists=True,
             pruner=_pruner(sweep),

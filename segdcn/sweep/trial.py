@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from segdcn.sweep.command import expand
+from segdcn.sweep.command import expand, search_path
 from segdcn.sweep.file import SweepFile
 from segdcn.sweep.study import Trial
 
@@ -150,11 +150,6 @@ def trial_environment(group: str) -> dict[str, str]:
         environment["WANDB_MODE"] = "offline"
     environment["WANDB_RUN_GROUP"] = group
     return environment | {"PATH": search_path()}
-
-
-def search_path() -> str:
-    """Give the PATH with this interpreter's folder first: `segdcn` and `python` are those of this environment."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def read_metric(path: Path, metric: str) -> list[float]:

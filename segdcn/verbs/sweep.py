@@ -28,7 +28,9 @@ def sweep(
     (pip install 'segdcn[sweep]') and each is an offline W&B run in the sweep's group.
 
     A local sweep lives in a folder. The same command goes on with it after a stop or a crash, and
-    run again meanwhile, also on another host that sees the folder, it shares the work.
+    run again meanwhile, also on another host that sees the folder, it shares the work: on a machine
+    with two GPUs once with CUDA_VISIBLE_DEVICES=0 and once with 1. The exit code is 1 if no trial
+    has finished.
 
     Example:
         segdcn sweep configs/sweep/deform_layers.yaml --local

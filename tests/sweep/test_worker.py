@@ -85,8 +85,8 @@ def test_a_trial_that_fails_is_told_and_the_rest_go_on(sweep_file, tmp_path, cal
 
 def test_a_trial_without_the_metric_has_failed_and_a_sweep_without_a_best_says_so(sweep_file, tmp_path, call):
     sweep_file({"x": {"value": 1}, "epochs": {"value": 1}, "mute": {"value": True}})
-    code, _, _ = call()
-    assert code == 1
+    code, out, _ = call()
+    assert code == 1 and "none: no trial has finished" in out
     assert rows(tmp_path)[0]["reason"] == "it logged no val/mIoU"
 
 
@@ -197,6 +197,20 @@ def test_bad_input_is_one_line(sweep_file, tmp_path, monkeypatch, capsys, flags,
     assert cli.main(["sweep", "tried.yaml", *flags.split()]) == 2
     assert capsys.readouterr().err == f"segdcn: error: {message}\n"
     assert not (tmp_path / "sweeps").exists()
+
+
+def test_without_optuna_a_local_sweep_names_the_cure_and_wandb_s_needs_none(sweep_file, tmp_path):
+    code = (
+        "import sys; sys.modules['optuna'] = None\n"
+        "from segdcn import cli\n"
+        "assert cli.main(['sweep', 'tried.yaml', '--dry_run']) == 0\n"
+        "assert cli.main(['sweep', 'tried.yaml', '--local']) == 2"
+    )
+    sweep_file({"x": {"value": 1}})
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "would register tried.yaml (grid, 1 parameters) and run an agent" in done.stdout
+    assert done.stderr == "segdcn: error: a local sweep needs Optuna: pip install 'segdcn[sweep]'\n"
 
 
 def test_the_metric_is_read_while_the_table_is_written(tmp_path):
