@@ -7,7 +7,8 @@ import pytest
 
 from segdcn import cli
 from segdcn.sweep.command import expand
-from segdcn.sweep.file import Choice, read_sweep
+from segdcn.sweep.file import read_sweep
+from segdcn.sweep.parameters import Choice
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))

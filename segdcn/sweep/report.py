@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from segdcn.sweep.command import as_flags
-from segdcn.sweep.file import Choice, Parameter, SweepFile
+from segdcn.sweep.file import SweepFile
+from segdcn.sweep.parameters import Choice, Parameter
 from segdcn.sweep.progress import short
 from segdcn.sweep.study import Row
 

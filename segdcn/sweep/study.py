@@ -6,24 +6,21 @@ does which trial is told by `Claims`. A trial is taken under a lock, so none is 
 """
 
 import json
-import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import yaml
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from segdcn.errors import InvalidDataError, UserValueError
+from segdcn.errors import UserValueError
+from segdcn.sweep import drawing
 from segdcn.sweep.claims import LEASE, Claims, locked
-from segdcn.sweep.file import Choice, Parameter, SweepFile
+from segdcn.sweep.file import SweepFile
+from segdcn.sweep.parameters import Choice
+from segdcn.sweep.store import keep_file, open_journal
 
 Outcome = Literal["finished", "stopped early", "failed"]
 STATES: dict[Outcome, TrialState] = {
@@ -31,8 +28,6 @@ STATES: dict[Outcome, TrialState] = {
     "stopped early": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-# What a folder is compared by: a sweep that goes on must still be the same.
-SAME = ("method", "metric", "parameters", "early_terminate", "program", "command")
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,15 @@ class Study:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / "sweep"):
-                _keep_file(folder, sweep)
+                keep_file(folder, sweep)
             self.claims = Claims(folder / "claims", lease)
-            storage = _journal(folder / "study.journal")
+            storage = open_journal(folder / "study.journal")
         self._study = optuna.create_study(
             storage=storage,
             study_name="sweep",  # one to a folder, also if the file is renamed
             direction="maximize" if sweep.maximize else "minimize",
             load_if_exists=True,
-            pruner=_pruner(sweep),
+            pruner=drawing.pruner(sweep),
         )
 
     # One trial
@@ -210,14 +205,14 @@ class Study:
             return None
         if self._grid and not waiting:
             self._study.enqueue_trial(self._encode(self._grid[begun]))
-        self._study.sampler = _sampler(self.sweep, self._seed, begun)
+        self._study.sampler = drawing.sampler(self.sweep, self._seed, begun)
         return self._study.ask().number
 
     def _values(self, number: int) -> dict[str, Any]:
         """Give the values of a trial, drawing those that a dead worker had not drawn yet."""
         live = self._live(number)
         for parameter in self.sweep.parameters:
-            _suggest(live, parameter)
+            drawing.suggest(live, parameter)
         return self._decode(self._frozen(number).params)
 
     def _decode(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,61 +261,3 @@ def _total(sweep: SweepFile, count: int | None) -> int:
     if wanted is None:
         raise UserValueError(f"a {sweep.method} sweep has no end of its own; give --count, or run_cap in the file")
     return wanted
-
-
-def _keep_file(folder: Path, sweep: SweepFile) -> None:
-    """Put the sweep file into a new folder, or compare it with the one that is there."""
-    kept = folder / "sweep.yaml"
-    if not kept.exists():
-        if foreign := sorted(path.name for path in folder.iterdir() if path.name != "sweep.lock"):
-            raise UserValueError(
-                f"{folder} holds files that are no sweep's, such as {foreign[0]}; choose another --folder"
-            )
-        kept.write_text(yaml.safe_dump(sweep.config, sort_keys=False))
-        return
-    there = yaml.safe_load(kept.read_text())
-    for key in SAME:
-        if there.get(key) != sweep.config.get(key):
-            raise UserValueError(f"{folder} holds a sweep with another {key}; choose another --folder to start anew")
-
-
-def _journal(path: Path) -> JournalStorage:
-    # Not Optuna's default lock, a symbolic link, which not every disk has.
-    with locked(path):
-        _cut_torn_line(path)
-    try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-    except (ValueError, KeyError) as error:
-        raise InvalidDataError(f"{path} is damaged and cannot be gone on with: {error}") from error
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut off what a worker that was killed wrote of a line, which would spoil the next one."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _pruner(sweep: SweepFile) -> BasePruner:
-    if sweep.early is None:
-        return NopPruner()
-    return SuccessiveHalvingPruner(min_resource=sweep.early.first, reduction_factor=sweep.early.eta)
-
-
-def _sampler(sweep: SweepFile, seed: int, number: int) -> BaseSampler:
-    """Make what draws trial `number`: a new one for each, so it does not matter which worker draws."""
-    own = seed * 1_000_003 + number
-    return TPESampler(seed=own) if sweep.method == "bayes" else RandomSampler(seed=own)
-
-
-def _suggest(live: optuna.Trial, parameter: Parameter) -> None:
-    space = parameter.space
-    if isinstance(space, Choice):
-        if not parameter.is_constant:
-            # As JSON: Optuna compares values with ==, and True == 1; lists it does not take.
-            live.suggest_categorical(parameter.name, [json.dumps(value) for value in space.values])
-    elif space.whole:
-        live.suggest_int(parameter.name, int(space.low), int(space.high), step=int(space.step or 1))
-    else:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The distribution is specified by")  # rounding of max - min by q
-            live.suggest_float(parameter.name, space.low, space.high, step=space.step, log=space.log)

@@ -126,10 +126,16 @@ class TrialProcess:
 
     def was_done(self) -> bool:
         """Tell whether the run turned out to be finished already, when it was gone on with."""
-        return self.last_line().startswith(ALREADY_DONE)
+        return self._last_line().startswith(ALREADY_DONE)
 
-    def last_line(self) -> str:
-        """Give the last line that it printed, which is where an error stands."""
+    def failure(self) -> str:
+        """Say in a line why it failed."""
+        code = self.wait(0)
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return self._last_line()
+
+    def _last_line(self) -> str:
         lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         return last.removeprefix("segdcn: error: ")

@@ -33,18 +33,14 @@ class Listener(Protocol):
         """Tell that all that is left to do is done by other workers."""
 
 
-# Does one trial, closes it, and gives the outcome; None if another worker has taken it.
-Do = Callable[[Trial], Outcome | None]
-
-
-def work(study: Study, do: Do, listener: Listener, pause: float = 5.0) -> None:
+def work(study: Study, do: Callable[[Trial], object], listener: Listener, pause: float = 5.0) -> None:
     """Take trials and do them until all are done, by this worker or by others.
 
     Waits for the trials of other workers, to go on with them should those die.
 
     Args:
         study: The trials.
-        do: Does one.
+        do: Does one, and closes it.
         listener: Is told.
         pause: Seconds between looks at what others do.
 
@@ -69,7 +65,7 @@ def work(study: Study, do: Do, listener: Listener, pause: float = 5.0) -> None:
             return
 
 
-def train_one(study: Study, folder: Path, listener: Listener, trial: Trial) -> Outcome | None:
+def train_one(study: Study, folder: Path, listener: Listener, trial: Trial) -> None:
     """Do one trial by training a network in a process of its own.
 
     Interrupted by Ctrl-C, it stops the process and leaves the trial to be gone on with.
@@ -95,14 +91,13 @@ def train_one(study: Study, folder: Path, listener: Listener, trial: Trial) -> O
     outcome: Outcome = "stopped early" if stops_early else "finished" if succeeded and values else "failed"
     reason = ""
     if outcome == "failed":
-        reason = f"it logged no {study.sweep.metric}" if succeeded else process.last_line()
+        reason = f"it logged no {study.sweep.metric}" if succeeded else process.failure()
     seconds = spent + time.monotonic() - started
     facts = {"seconds": seconds, "run": str(process.run or ""), "reason": reason, "log": str(process.log)}
-    if stops_early is None or not study.finish(trial, outcome, score, **facts):
+    if stops_early is not None and study.finish(trial, outcome, score, **facts):
+        listener.ended(trial, outcome, score, seconds, reason)
+    else:
         listener.lost(trial)
-        return None
-    listener.ended(trial, outcome, score, seconds, reason)
-    return outcome
 
 
 def _watch(study: Study, process: TrialProcess, trial: Trial, listener: Listener) -> bool | None:

@@ -7,7 +7,7 @@ import yaml
 
 # Does what a worker relies on: the run folder, metrics.csv, last.ckpt, going on with it, Ctrl-C.
 FAKE = """#!{python}
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 
 words = sys.argv[1:]
 assert words[0] == "fit", words
@@ -16,6 +16,8 @@ settings = json.loads(pathlib.Path(options["--config"]).read_text())
 name = pathlib.Path(options["--runs_dir"]) / options["--name"]
 if settings.get("fail"):
     sys.exit("segdcn: error: it cannot work; mend it")
+if settings.get("die"):
+    os.kill(os.getpid(), 9)
 first = 0
 if "--ckpt_path" in options:
     assert options["--ckpt_path"] == "last"

@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
-from segdcn.sweep.file import Choice, Hyperband, Range, read_sweep
+from segdcn.sweep.file import Hyperband, read_sweep
+from segdcn.sweep.parameters import Choice, Range
 
 
 def space(sweep_file, spec):

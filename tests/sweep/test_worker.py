@@ -75,11 +75,12 @@ def test_a_sweep_ends_with_a_table_a_picture_and_the_best_command(sweep_file, tm
     assert set(epochs(tmp_path).values()) == {1}
 
 
-def test_a_trial_that_fails_is_told_and_the_rest_go_on(sweep_file, tmp_path, call):
-    sweep_file({"x": {"value": 1}, "epochs": {"value": 1}, "fail": {"values": [True, False]}})
+@pytest.mark.parametrize(("how", "reason"), [("fail", "it cannot work; mend it"), ("die", "killed by SIGKILL")])
+def test_a_trial_that_fails_is_told_and_the_rest_go_on(sweep_file, tmp_path, call, how, reason):
+    sweep_file({"x": {"value": 1}, "epochs": {"value": 1}, how: {"values": [True, False]}})
     code, out, _ = call()
     assert code == 0
-    assert re.search(r"trial 0 failed  \S+: it cannot work; mend it\n", out)
+    assert re.search(rf"trial 0 failed  \S+: {reason}\n", out)
     assert [row["state"] for row in rows(tmp_path)] == ["failed", "finished"]
 
 
