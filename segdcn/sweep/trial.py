@@ -11,12 +11,12 @@ import io
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import segdcn
 from segdcn.sweep.command import expand, search_path
 from segdcn.sweep.file import SweepFile
 from segdcn.sweep.study import Trial
@@ -71,8 +71,8 @@ class TrialProcess:
         if any((self._runs / self._name).glob("*/checkpoints/last.ckpt")):
             words += ["--ckpt_path", "last"]
         first = 1 if words[0] == "/usr/bin/env" else 0
-        if words[first] == "segdcn" and shutil.which("segdcn", path=search_path()) is None:
-            words[first : first + 1] = [sys.executable, "-m", "segdcn"]  # not installed, only importable
+        if words[first] == "segdcn":
+            words[first : first + 1] = [sys.executable, "-m", "segdcn"]  # this one, whatever the PATH holds
         return words
 
     def start(self) -> None:
@@ -155,6 +155,9 @@ def trial_environment(group: str) -> dict[str, str]:
     if environment.get("WANDB_MODE") != "disabled":
         environment["WANDB_MODE"] = "offline"
     environment["WANDB_RUN_GROUP"] = group
+    # Trials run this very package, also where it was not found through an installation.
+    package = str(Path(segdcn.__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     return environment | {"PATH": search_path()}
 
 

@@ -69,7 +69,7 @@ def test_two_workers_take_different_trials(study):
     assert one.take() is None and other.running() == list(range(6))
 
 
-def in_a_process(file, folder, log):
+def in_a_process(file, folder, log, start):
     study = Study(read_sweep(file), folder)
 
     def do(trial):
@@ -77,19 +77,23 @@ def in_a_process(file, folder, log):
             lines.write(f"{trial.number}\n")
         study.finish(trial, "finished", trial.values["x"])
 
+    start.wait()
     work(study, do, Silent(), pause=0.01)
 
 
 def test_processes_at_once_lose_no_trial_and_double_none(sweep_file, tmp_path):
-    file, log = sweep_file({"x": {"min": 1, "max": 24}}), tmp_path / "done.log"
+    """They start together and trials take no time, so that all they do is to take trials."""
+    file, log = sweep_file({"x": {"min": 1, "max": 60}}), tmp_path / "done.log"
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=in_a_process, args=(file, tmp_path / "sweep", log)) for _ in range(3)]
+    start = context.Barrier(4)
+    arguments = (file, tmp_path / "sweep", log, start)
+    workers = [context.Process(target=in_a_process, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert sorted(map(int, log.read_text().split())) == list(range(24))
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert sorted(map(int, log.read_text().split())) == list(range(60))
 
 
 def test_a_random_sweep_draws_the_same_whoever_draws(study):
