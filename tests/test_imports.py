@@ -49,6 +49,8 @@ ALLOWED = {
         "task",
         "timing",
     },
+    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "sweep"},
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 
