@@ -35,22 +35,11 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__"),
     },
-    "verbs": {
-        "data",
-        "errors",
-        "losses",
-        "metrics",
-        "offsets",
-        "ops",
-        "pictures",
-        "refusals",
-        "run",
-        "summary",
-        "task",
-        "timing",
-    },
     "sweep": {"errors", "refusals", "loggers", "pictures"},
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "sweep"},
+    "verbs": {
+        *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
+        *("timing", "sweep"),
+    },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 

@@ -13,7 +13,8 @@ from segdcn.data.passes import each
 
 FORMULA = (
     "median frequency balancing (Eigen and Fergus 2015): weight of c = median(f) / f(c), where f(c) = "
-    "pixels of c / pixels with a class in the images that hold c; at least 0.1 and at most 10; a class that never occurs gets 1"
+    "pixels of c / pixels with a class in the images that hold c; at least 0.1 and at most 10; a class that never "
+    "occurs gets 1"
 )
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from segdcn.data import transforms
 from segdcn.data.files import read_picture
 from segdcn.data.loading import PadAndStack
+from segdcn.data.transforms import EvalTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 from segdcn.offsets import SamplingField, effective_dilation, health, output_pixel, record, regions
 from segdcn.refusals import near
@@ -161,8 +161,8 @@ def _load(path: Path) -> SegmentationTask:
 def _run(task: SegmentationTask, pixels: np.ndarray) -> tuple[list[SamplingField], np.ndarray]:
     """Run the network; return the fields, and the predicted classes (H, W)."""
     height, width = pixels.shape[:2]
-    normalise = transforms.eval_transform(task.hparams["mean"], task.hparams["std"])
-    image, labels = transforms.apply(normalise, pixels, np.zeros((height, width), np.uint8), (0, 0, 0))
+    normalise = EvalTransform(task.hparams["mean"], task.hparams["std"])
+    image, labels = normalise(pixels, np.zeros((height, width), np.uint8), (0, 0, 0))
     # Padded as in validation.
     batch = PadAndStack(int(task.hparams["output_stride"]))([{"image": image, "labels": labels, "name": ""}])
     logits: list[torch.Tensor] = []
