@@ -182,7 +182,7 @@ def _decodes(path: Path) -> bool:
     try:
         read_indexed(path)
         return True
-    except InvalidDataError:
+    except UserError:
         return False
 
 

@@ -52,8 +52,7 @@ def data_browse(
     check_report_file(str(path), "output")
     if count < 1 or views < 0:
         raise UserValueError(f"count is {count} and views is {views}; expected 1 or more, and 0 or more")
-    given = {key: value for key, value in {"root": root, "train_split": split}.items() if value is not None}
-    described = load_data(data, **{**(settings or {}), **given})
+    described = load_data(data, settings, root=root, train_split=split)
     tiles, total = _tiles(described, count, views)
 
     from segdcn.pictures.contact_sheet import Classes, contact_sheet

@@ -22,6 +22,7 @@ def data_check(
     splits: list[str] | None = None,
     num_workers: int = 0,
     show: int = 10,
+    settings: dict[str, Any] | None = None,
     json: str | None = None,
 ) -> int:
     """Read every file of a data set and list what is wrong with it.
@@ -42,6 +43,7 @@ def data_check(
             test. No two of them should share an image.
         num_workers: Processes that read; 0 reads in one.
         show: How many problems of each kind to print; the file of --json has all.
+        settings: Settings of the data set that win over the YAML's, such as --settings.val_split test.
         json: Also write problems and shares to this file.
 
     Returns:
@@ -55,7 +57,7 @@ def data_check(
         check_report_file(json)
     if show < 0:
         raise UserValueError(f"show is {show}; expected 0 or more")
-    described = load_data(data, num_workers=num_workers, **({} if root is None else {"root": root}))
+    described = load_data(data, settings, root=root, num_workers=num_workers)
     described.check_root()
     console = Console()
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

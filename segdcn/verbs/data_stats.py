@@ -15,7 +15,12 @@ from segdcn.verbs.report_file import check_report_file
 
 
 def data_stats(
-    data: str, root: str | None = None, split: str | None = None, num_workers: int = 0, json: str | None = None
+    data: str,
+    root: str | None = None,
+    split: str | None = None,
+    num_workers: int = 0,
+    settings: dict[str, Any] | None = None,
+    json: str | None = None,
 ) -> None:
     """Measure mean and standard deviation, how frequent the classes are, and weights that balance them.
 
@@ -32,6 +37,7 @@ def data_stats(
         root: Folder of the data set, if it is not the YAML's.
         split: Split to read; null reads the one for training.
         num_workers: Processes that read; 0 reads in one. The numbers stay the same.
+        settings: Settings of the data set that win over the YAML's, such as --settings.train_split trainval.
         json: Also write the numbers to this file.
 
     Raises:
@@ -40,7 +46,7 @@ def data_stats(
     """
     if json is not None:
         check_report_file(json)
-    described = load_data(data, num_workers=num_workers, **({} if root is None else {"root": root}))
+    described = load_data(data, settings, root=root, num_workers=num_workers)
     split = described.train_split if split is None else split
     count = len(described.samples(split))
     console = Console()

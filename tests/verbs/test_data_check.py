@@ -78,6 +78,8 @@ def test_a_broken_split_does_not_hide_the_others(tmp_path, capsys):
     assert code == 1 and lines[-1] == "2 problems in 2 images of 1 splits"
     code, lines, _ = check(capsys, data, "--splits", "[val]")
     assert code == 1 and lines[-1] == "1 problem in 2 images of 1 splits"
+    code, lines, _ = check(capsys, data, "--settings.train_split=val", "--settings.test_split=val")
+    assert code == 1 and lines[-1] == "1 problem in 2 images of 1 splits"
 
 
 @pytest.mark.parametrize(
