@@ -24,6 +24,7 @@ from segdcn import __version__
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
+from segdcn.callbacks.next_epoch import NextEpoch
 from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
@@ -277,7 +278,7 @@ class SegmentationCLI(LightningCLI):
             own.append(AveragedWeights(self.model.hparams["ema_decay"]))
         if (when := self._get(self.config_init, "early_stopping")) is not None:
             own.append(StopEarly(when))
-        return [*own, Plan()]
+        return [*own, NextEpoch(), Plan()]
 
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
