@@ -340,6 +340,25 @@ def test_computed_class_weights_are_numbers_in_the_checkpoint(by_recipe):
     assert f"class weights: background {saved[0]:g}, disc " in printed
 
 
+@pytest.mark.parametrize("recipe_is_last", [True, False])
+def test_a_recipe_wins_where_it_is_last_and_is_named_where_it_is_not(
+    recipe_is_last, workplace, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("segdcn.training.SegmentationCLI._run_subcommand", lambda *_: None)
+    monkeypatch.chdir(workplace)
+    (tmp_path / "recipe.yaml").write_text("data: {init_args: {batch_size: 3}}\nmodel: {lr: 0.5}\n")
+    recipe = ["--config", str(tmp_path / "recipe.yaml")]
+    files = ["--data=shapes.yaml", "--model=model.yaml"]
+    files = files + recipe if recipe_is_last else recipe + files
+    assert cli.main(["fit", *files, "--wandb=off", "--trainer.max_epochs=1", f"--runs_dir={tmp_path}"]) == 0
+    (written,) = tmp_path.glob("*/*/config.yaml")
+    config = yaml.safe_load(written.read_text())
+    found = config["data"]["init_args"]["batch_size"], config["model"]["lr"]
+    assert found == ((3, 0.5) if recipe_is_last else (2, 0.05))
+    named = [line for line in capsys.readouterr().out.splitlines() if line.endswith("what comes later wins")]
+    assert len(named) == (0 if recipe_is_last else 2)
+
+
 def test_early_stopping_ends_a_run(workplace, tmp_path, monkeypatch, capsys):
     """Nothing rises by 2: the second validation is the first without a new best."""
     monkeypatch.chdir(workplace)
