@@ -45,7 +45,11 @@ def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Ca
 
 def check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
     """Refuse to go on with a run that has nothing left to train."""
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    progress = loops.get("epoch_loop.batch_progress", {})
+    validation = loops.get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
+    if validation.get("processed", 0) < validation.get("started", 0):
+        return  # stopped in the last validation
     # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
     epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
     if max_epochs is not None and 0 <= max_epochs <= epochs:

@@ -29,10 +29,12 @@ from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
 from segdcn.callbacks.record import Record
+from segdcn.callbacks.stopping import StopOnSignal
+from segdcn.checkpoint_io import SafeCheckpointIO
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
-from segdcn.errors import UserError, UserValueError
+from segdcn.errors import Stopped, UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
@@ -253,9 +255,13 @@ class SegmentationCLI(LightningCLI):
             kwargs["logger"] = self._make_loggers(trainer_settings["logger"])
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
+                own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
         else:
             kwargs["logger"] = False
         self.record = Record({"wandb_id": self.wandb_id})
+        plugins = trainer_settings["plugins"] or []
+        trainer_settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
+        trainer_settings["use_distributed_sampler"] = False  # the data divides its samples itself, exactly
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
@@ -345,6 +351,9 @@ class SegmentationCLI(LightningCLI):
             if self.trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt(self._how_to_go_on()) from error
             raise
+        except Stopped as stopped:
+            stopped.advice = self._how_to_go_on()
+            raise
         except UserError:
             raise
         except Exception as error:
@@ -357,7 +366,7 @@ class SegmentationCLI(LightningCLI):
     def _how_to_go_on(self) -> str:
         if self.run is None or not (self.run.checkpoints / "last.ckpt").is_file():
             return "; nothing was saved"
-        return f"; go on from the last finished epoch with --ckpt_path last --name {self.settings.name}"
+        return f"; go on from where it was saved last with --ckpt_path last --name {self.settings.name}"
 
     def _finish_wandb(self, failed: bool) -> None:
         for logger in self.trainer.loggers:

@@ -24,14 +24,15 @@ ALLOWED = {
     "callbacks": {"errors", "task", "offsets", "pictures"},
     "run": {"errors"},
     "loggers": {"errors"},
+    "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
     "help": set(),
     "command_line": set(),
     "fitting": {"errors", "task"},
     "training": {
-        *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__"),
-        *("command_line", "fitting"),
+        *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
+        *("command_line", "fitting", "__version__"),
     },
     "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
 }

@@ -40,6 +40,7 @@ class AveragedWeights(Callback):
         self.average: nn.Module | None = None
         self._updates = 0
         self._step = 0  # of the last update; a step may be more than one batch
+        self._swapped = False  # the network holds the average, and `average` the weights being trained
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the network, before it is compiled or wrapped."""
@@ -86,6 +87,7 @@ class AveragedWeights(Callback):
             kept = mean.clone()
             mean.copy_(now)
             now.copy_(kept)
+        self._swapped = not self._swapped
 
     def _pairs(self, pl_module: LightningModule) -> Iterator[tuple[Tensor, Tensor]]:
         """Pair every parameter and buffer of the average with the network's."""
@@ -108,9 +110,11 @@ class AveragedWeights(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the average where everyone looks for weights, and the weights beside it."""
         assert self.average is not None
-        checkpoint[TRAINED_WEIGHTS] = checkpoint["state_dict"]
-        average = {f"network.{name}": value for name, value in self.average.state_dict().items()}
-        checkpoint["state_dict"] = checkpoint["state_dict"] | average
+        network = checkpoint["state_dict"]
+        beside = network | {f"network.{name}": value for name, value in self.average.state_dict().items()}
+        # A run may be stopped within a validation.
+        average, weights = (network, beside) if self._swapped else (beside, network)
+        checkpoint["state_dict"], checkpoint[TRAINED_WEIGHTS] = average, weights
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Load both; a run that did not average starts to from its weights."""
