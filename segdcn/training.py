@@ -25,6 +25,7 @@ from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.effective_dilation import EffectiveDilationLog
+from segdcn.callbacks.next_epoch import NextEpoch
 from segdcn.callbacks.offset_health import OffsetHealth
 from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.plan import Plan
@@ -313,7 +314,7 @@ class SegmentationCLI(LightningCLI):
             own.append(AveragedWeights(self.model.hparams["ema_decay"]))
         if (when := self._get(self.config_init, "early_stopping")) is not None:
             own.append(StopEarly(when))
-        return [*own, Plan()]
+        return [*own, NextEpoch(), Plan()]
 
     def _tell_data(self) -> None:
         """Spare the data instance maps that nobody looks at, and a submission the labels."""

@@ -102,6 +102,39 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_it_had_not_stopped(
     same(result(tmp_path, "stopped"), unbroken)
 
 
+# Averaged weights, an auxiliary head, two batches to a step, and a run of 6 steps with validation after every 2.
+RECIPE = (
+    "--model.ema_decay=0.5 --model.aux_weight=0.4 --data.batch_size=1 --trainer.accumulate_grad_batches=2 "
+    "--model.architecture=deeplab --trainer.max_epochs=-1 --trainer.max_steps=6 --trainer.val_check_interval=4 "
+    "--trainer.check_val_every_n_epoch=null"
+).split()
+MOMENTS_OF_A_RECIPE = {
+    "between the two batches of a step": ("training_step", 2 * STEPS + 1, signal.SIGTERM),
+    "in a validation, with averaged weights": ("validation_step", 2 + 2, signal.SIGTERM),
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken_recipe(workplace):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        assert fit("--name=recipe", *RECIPE) == 0
+    return result(workplace, "recipe")
+
+
+@pytest.mark.parametrize("moment", MOMENTS_OF_A_RECIPE)
+def test_a_run_by_recipe_goes_on_as_if_it_had_not_stopped(moment, workplace, unbroken_recipe, tmp_path, monkeypatch):
+    hook, number, signum = MOMENTS_OF_A_RECIPE[moment]
+    for file in ("base.yaml", "shapes.yaml", "model.yaml"):
+        shutil.copy(workplace / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_in(patch, hook, number, signum)
+        assert fit("--name=stopped", *RECIPE) == 128 + signum
+    assert fit("--name=stopped", *RECIPE, "--ckpt_path=last") == 0
+    same(result(tmp_path, "stopped"), unbroken_recipe)
+
+
 def test_a_second_ctrl_c_stops_at_once(workplace, tmp_path, monkeypatch, capsys):
     for file in ("base.yaml", "shapes.yaml", "model.yaml"):
         shutil.copy(workplace / file, tmp_path)

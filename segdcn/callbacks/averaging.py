@@ -40,7 +40,7 @@ class AveragedWeights(Callback):
         self.average: nn.Module | None = None
         self._updates = 0
         self._step = 0  # of the last update; a step may be more than one batch
-        self._swapped = False  # during validation the network holds the average, and `average` the weights
+        self._swapped = False  # the network holds the average, and `average` the weights being trained
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the network, before it is compiled or wrapped."""
@@ -110,9 +110,11 @@ class AveragedWeights(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the average where everyone looks for weights, and the weights beside it."""
         assert self.average is not None
-        here = checkpoint["state_dict"]
-        aside = here | {f"network.{name}": value for name, value in self.average.state_dict().items()}
-        checkpoint["state_dict"], checkpoint[TRAINED_WEIGHTS] = (here, aside) if self._swapped else (aside, here)
+        network = checkpoint["state_dict"]
+        beside = network | {f"network.{name}": value for name, value in self.average.state_dict().items()}
+        # A run may be stopped within a validation.
+        average, weights = (network, beside) if self._swapped else (beside, network)
+        checkpoint["state_dict"], checkpoint[TRAINED_WEIGHTS] = average, weights
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Load both; a run that did not average starts to from its weights."""

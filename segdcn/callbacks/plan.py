@@ -16,10 +16,11 @@ class Plan(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         batch, accumulated, processes = data.batch_size, trainer.accumulate_grad_batches, trainer.world_size
         images = batch * accumulated * processes
-        epoch = math.ceil(trainer.num_training_batches / accumulated)
-        lines = [_plan(trainer.global_step, int(trainer.estimated_stepping_batches), epoch, images)]
-        if images != batch:
-            lines[0] += f"; a step is batches of {batch} x {accumulated} accumulated x {processes} processes"
+        steps, epoch = int(trainer.estimated_stepping_batches), math.ceil(trainer.num_training_batches / accumulated)
+        made_of = f" ({batch} x {accumulated} accumulated x {processes} in parallel)" if images != batch else ""
+        lines = [f"training: {steps} steps of {images} images{made_of}, {steps / epoch:.4g} epochs of {epoch} steps"]
+        if trainer.global_step:
+            lines[0] += f"; goes on from step {trainer.global_step}"
         settings = pl_module.hparams
         made_for = settings["lr_batch"]
         if made_for is not None and made_for != images:
@@ -30,11 +31,6 @@ class Plan(Callback):
             )
         for line in lines:
             print(f"segdcn: {line}", flush=True)
-
-
-def _plan(start: int, steps: int, epoch: int, images: int) -> str:
-    goes_on = f"from step {start} " if start else ""
-    return f"trains {goes_on}to step {steps}, {images} images each: {steps / epoch:.4g} epochs of {epoch} steps"
 
 
 def scaled_rate(lr: float, factor: float, optimizer: str) -> float:

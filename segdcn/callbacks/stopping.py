@@ -69,8 +69,10 @@ class StopOnSignal(Callback):
     # The moments at which everything that a checkpoint holds fits together
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Stop after a batch, unless a validation or the end of the epoch comes next."""
+        """Stop after a batch that ended in a step, unless a validation or the end of the epoch comes next."""
         loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():
+            return  # gradients are not in a checkpoint
         if loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
             return
         if self._asked(trainer):
@@ -87,6 +89,8 @@ class StopOnSignal(Callback):
         elif trainer.state.fn == "fit" and trainer.world_size == 1 and self.signum:
             if 0 <= trainer.max_steps <= trainer.global_step:
                 return  # the last validation of the run, which Lightning would not run again
+            if trainer.fit_loop.epoch_loop._should_accumulate():
+                return
             # Of several processes some have fewer batches, so they cannot agree here; they do after the next batch.
             self._within_validation = True
             self._save_and_stop(trainer)

@@ -71,6 +71,12 @@ def test_no_patience_at_all_is_refused(settings):
         StopEarly(EarlyStop(**settings))
 
 
-def test_a_measure_that_nobody_takes_is_refused_before_training():
-    with pytest.raises(UserValueError, match=r"monitor is val/miou; expected one of val/loss, val/mIoU"):
+def test_a_measure_that_nobody_takes_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(Model, "training_step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UserValueError, match="monitor is val/miou; expected val/loss, val/mIoU or val/IoU/<class>"):
         epochs_of([0.5], monitor="val/miou")
+
+
+def test_a_class_that_is_not_there_is_refused_once_all_images_were_seen():
+    with pytest.raises(UserValueError, match="monitor is val/IoU/cat"):
+        epochs_of([0.5], monitor="val/IoU/cat")

@@ -41,17 +41,16 @@ def plan_of(capsys, model, batch_size=4, ckpt_path=None, save=None, **settings):
 
 
 def test_it_says_steps_epochs_and_images(capsys):
-    assert plan_of(capsys, Model(), max_epochs=2) == ["segdcn: trains to step 20, 4 images each: 2 epochs of 10 steps"]
+    assert plan_of(capsys, Model(), max_epochs=2) == ["segdcn: training: 20 steps of 4 images, 2 epochs of 10 steps"]
     assert plan_of(capsys, Model(), max_epochs=-1, max_steps=15) == [
-        "segdcn: trains to step 15, 4 images each: 1.5 epochs of 10 steps"
+        "segdcn: training: 15 steps of 4 images, 1.5 epochs of 10 steps"
     ]
 
 
 def test_accumulated_batches_count_as_one_step(capsys):
     """10 batches, 4 to a step: 3 steps, the last of 2 batches."""
     (line,) = plan_of(capsys, Model(lr_batch=16), max_epochs=2, accumulate_grad_batches=4)
-    assert line.startswith("segdcn: trains to step 6, 16 images each: 2 epochs of 3 steps; ")
-    assert line.endswith("a step is batches of 4 x 4 accumulated x 1 processes")
+    assert line == "segdcn: training: 6 steps of 16 images (4 x 4 accumulated x 1 in parallel), 2 epochs of 3 steps"
 
 
 def test_a_rate_made_for_another_batch_is_warned_of_and_left_alone(capsys):
@@ -67,7 +66,7 @@ def test_a_rate_made_for_another_batch_is_warned_of_and_left_alone(capsys):
 def test_a_resumed_run_says_where_it_goes_on(capsys, tmp_path):
     plan_of(capsys, Model(), max_epochs=1, save=tmp_path / "a.ckpt")
     (line,) = plan_of(capsys, Model(), max_epochs=3, ckpt_path=tmp_path / "a.ckpt")
-    assert line == "segdcn: trains from step 10 to step 30, 4 images each: 3 epochs of 10 steps"
+    assert line == "segdcn: training: 30 steps of 4 images, 3 epochs of 10 steps; goes on from step 10"
 
 
 def test_the_usual_rules():
