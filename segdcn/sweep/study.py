@@ -86,8 +86,8 @@ class Study:
         self, sweep: SweepFile, folder: Path | None, count: int | None = None, seed: int = 0, lease: float = LEASE
     ) -> None:
         self.sweep = sweep
-        self.total = _total(sweep, count)
         self._grid = list(sweep.grid()) if sweep.method == "grid" else []
+        self.total = _total(sweep, count, len(self._grid))
         self._seed = seed
         self._folder = folder
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -251,12 +251,12 @@ class Study:
             live.set_user_attr(name, value)
 
 
-def _total(sweep: SweepFile, count: int | None) -> int:
+def _total(sweep: SweepFile, count: int | None, points: int) -> int:
+    """Say how many trials there shall be, of a grid with so many points or of a sweep without an end."""
     if count is not None and count < 1:
         raise UserValueError(f"count is {count}; it must be 1 or more")
     wanted = count or sweep.run_cap
     if sweep.method == "grid":
-        points = sum(1 for _ in sweep.grid())
         return min(points, wanted or points)
     if wanted is None:
         raise UserValueError(f"a {sweep.method} sweep has no end of its own; give --count, or run_cap in the file")

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import segdcn
+from segdcn.errors import Stopped
 from segdcn.sweep.command import expand, search_path
 from segdcn.sweep.file import SweepFile
 from segdcn.sweep.study import Trial
@@ -99,7 +100,7 @@ class TrialProcess:
             return None
 
     def stop(self) -> None:
-        """Stop it: by Ctrl-C, which closes its files and its W&B run, and harder if that does not help."""
+        """Stop it: by Ctrl-C, after which it saves where it is, and harder if that does not help."""
         assert self._process is not None
         for request in (signal.SIGINT, signal.SIGTERM):
             if self.wait(0) is not None:
@@ -108,8 +109,8 @@ class TrialProcess:
             try:
                 if self.wait(PATIENCE) is not None:
                     return
-            except KeyboardInterrupt:
-                break  # a second Ctrl-C
+            except (KeyboardInterrupt, Stopped):
+                break  # asked a second time
         self.kill()
 
     def kill(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segdcn.errors import UserError, UserValueError
+from segdcn.errors import Stopped, UserError, UserValueError
 from segdcn.verbs.report_file import check_report_file
 
 
@@ -101,12 +101,16 @@ def _local(path: Path, count: int | None, folder: Path | None, seed: int, dry_ru
         return 0
 
     study = Study(read, folder, count, seed)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
+    advice = f"; go on with the same command (the sweep is in {folder})"
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         with Shown(study, console) as shown:
             work(study, partial(train_one, study, folder, shown), shown)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; go on with the same command (the sweep is in {folder})") from None
+        raise KeyboardInterrupt(advice) from None
+    except Stopped as stopped:
+        stopped.advice = advice
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     rows = study.rows()
@@ -114,3 +118,8 @@ def _local(path: Path, count: int | None, folder: Path | None, seed: int, dry_ru
     if json is not None:
         Path(json).write_text(json_module.dumps(report.summary(read, rows), indent=2) + "\n")
     return int(report.best_row(read, rows) is None)
+
+
+def _stop(signum: int, frame: object) -> None:
+    """Stop as Ctrl-C does, on the signal that batch systems send before they kill."""
+    raise Stopped(signum)

@@ -62,7 +62,9 @@ def test_deform_layers_survives_a_kill_and_a_ctrl_c_and_ends_complete(tmp_path, 
         # Every epoch is there once, also of the trials that were gone on with.
         assert [entry["epoch"] for entry in measured] == ["0", "1", "2", "3"]
         assert max(float(entry["val/mIoU"]) for entry in measured) == pytest.approx(float(row["val/mIoU"]))
-        assert list(run.glob("wandb/offline-run-*/*.wandb"))
+    record = next(Path(table[4]["run"]).glob("wandb/offline-run-*/*.wandb"))
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
+    assert '"run_group":"deform_layers"' in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout
     assert (Path(table[0]["run"]) / "config_resumed_1.yaml").exists()
     assert (sweep / "parallel.png").exists()
     said = (tmp_path / "worker.log").read_text()

@@ -103,14 +103,15 @@ def test_a_poor_trial_is_stopped_early_by_ctrl_c(sweep_file, tmp_path, call):
     assert (stopped / "interrupted").exists()
 
 
-def test_ctrl_c_stops_the_trial_and_says_how_to_go_on(sweep_file, tmp_path):
+@pytest.mark.parametrize(("signum", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_stopped_worker_stops_its_trial_and_says_how_to_go_on(sweep_file, tmp_path, signum, name):
     sweep_file({"x": {"values": [1, 2]}, "epochs": {"value": 4}, "pause": {"value": 0.5}})
     worker = start(tmp_path)
     wait_for(lambda: epochs(tmp_path)["trial-000 1"])
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait(60) == cli.EXIT_INTERRUPTED
+    worker.send_signal(signum)
+    assert worker.wait(60) == 128 + signum
     said = (tmp_path / "worker.log").read_text()
-    assert re.search(r"stopped by Ctrl-C; go on with the same command \(the sweep is in .*/sweeps/tried\)", said)
+    assert re.search(rf"stopped by {name}; go on with the same command \(the sweep is in .*/sweeps/tried\)", said)
     assert list(tmp_path.glob("sweeps/tried/runs/trial-000/*/interrupted"))
 
     assert start(tmp_path).wait(60) == 0
