@@ -32,7 +32,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str
     share = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
     longest = max(len(name) for name in class_names)
     margin = 0.3 + 0.078 * longest  # inches for the names
-    side = max(CELL_INCHES * count, 3.0)
+    side = max(CELL_INCHES * count, 3.6)
     width, height = margin + side + 0.95, margin + side + 0.7
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.add_axes((margin / width, 0.3 / height, side / width, side / height))
@@ -57,9 +57,9 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str
     axes.spines[:].set_visible(False)
     figure.text(0.5, 1 - 0.12 / height, title, ha="center", va="top", fontsize=12)
     figure.text(
-        (margin + side / 2) / width,
+        0.5,
         0.12 / height,
-        "rows: labels; columns: prediction; percent of the row; framed: right",
+        "rows: labels; columns: predictions; % of the row; framed: right",
         ha="center",
         va="center",
         fontsize=9,
