@@ -438,9 +438,10 @@ class SegmentationCLI(LightningCLI):
             return
         task = cast(SegmentationTask, self.model)
         facts = {}
-        if not task.evaluation.confusion.pixels().any():
+        measured = f"{split}/mIoU" in self.trainer.callback_metrics
+        if measured and not task.evaluation.confusion.pixels().any():
             _say("no pixel has a label: nothing was measured")
-        elif f"{split}/mIoU" in self.trainer.callback_metrics:
+        elif measured:
             facts["mIoU"] = f"{self.trainer.callback_metrics[f'{split}/mIoU'].item():.4f}"
         if self.run is not None:
             facts |= self._places(self.run)

@@ -46,6 +46,16 @@ def test_windows_change_nothing_for_a_pointwise_network(pointwise, window, overl
     torch.testing.assert_close(found, pointwise(image()), rtol=0, atol=1e-5)
 
 
+def test_the_result_lies_where_it_was_asked_for(pointwise, device):
+    settings = {"window": (16, 24), "scales": (1.0, 0.5), "flip": True}
+    expected = Inference(**settings)(pointwise, image())
+    pointwise.to(device)
+    for sums_on in ("device", "cpu"):
+        found = Inference(**settings, sums_on=sums_on)(pointwise, image().to(device))
+        assert found.device.type == (device.type if sums_on == "device" else "cpu")
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_one_window_over_the_image_is_the_whole_image_bit_for_bit(pointwise):
     assert torch.equal(Inference((40, 56))(pointwise, image()), pointwise(image()))
 

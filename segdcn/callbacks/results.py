@@ -60,7 +60,8 @@ class Results(Callback):
             except OSError:  # weights may lie where nothing can be written
                 if path.parent == self.run_folder:
                     raise
-        self._draw(task, f"{stage}, {measured['images']} images, mIoU {measured['mIoU']:.4f}")
+        images = f"{measured['images']} image{'' if measured['images'] == 1 else 's'}"
+        self._draw(task, f"{stage}, {images}, mIoU {measured['mIoU']:.4f}")
 
     def _beside_checkpoint(self) -> Path:
         path = self.checkpoint.with_name(f"{self.checkpoint.stem}.{self.run_folder.name}.json")

@@ -107,10 +107,8 @@ class SegmentationData(pl.LightningDataModule):
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int = IGNORE_INDEX
 
-    # Set by those who know: whether evaluation batches carry the instance maps that the set has, and
-    # whether a split without any label file is an error, or one whose labels are all 255.
-    with_instances = True
-    labels_needed = True
+    with_instances = True  # evaluation batches carry the instance maps that the set has
+    labels_needed = True  # False: a split without any label file is no error, its labels are all 255
 
     def __init__(
         self,
@@ -219,8 +217,13 @@ class SegmentationData(pl.LightningDataModule):
 
         Returns:
             The file: here `<name>.png` with class ids and palette.
+
+        Raises:
+            InvalidDataError: The name leads out of the folder.
         """
         path = folder / f"{name}.png"
+        if ".." in path.relative_to(folder).parts:  # a list may name pictures so
+            raise InvalidDataError(f"the sample {name} cannot be written below {folder}; its name leads out of it")
         write_id_map(path, prediction, self.palette)
         return path
 

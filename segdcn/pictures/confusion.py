@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from segdcn.pictures.segmentation import DPI, to_image
@@ -12,6 +13,7 @@ from segdcn.pictures.segmentation import DPI, to_image
 CELL_INCHES = 0.42
 # Dark blue to yellow: as light grows so does the share, in every kind of colour vision and in grey.
 COLOURS = colormaps["cividis"]
+FRAME = "#d55e00"  # Okabe and Ito's vermillion
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str = "") -> Image.Image:
@@ -30,7 +32,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str
     share = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
     longest = max(len(name) for name in class_names)
     margin = 0.3 + 0.078 * longest  # inches for the names
-    side = max(CELL_INCHES * count, 3.0)
+    side = max(CELL_INCHES * count, 3.6)
     width, height = margin + side + 0.95, margin + side + 0.7
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.add_axes((margin / width, 0.3 / height, side / width, side / height))
@@ -40,6 +42,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str
         value = share[row, column]
         ink = "black" if np.sqrt(value) > 0.55 else "white"
         axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=ink)
+    for place in range(count):  # framed, since a poor network's diagonal does not stand out
+        axes.add_patch(Rectangle((place - 0.46, place - 0.46), 0.92, 0.92, fill=False, edgecolor=FRAME, linewidth=1.4))
     for row in np.flatnonzero(rows[:, 0] == 0).tolist():
         axes.text(count / 2 - 0.5, row, "no labelled pixel", ha="center", va="center", fontsize=9, color="#555555")
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=9)
@@ -53,9 +57,9 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], title: str
     axes.spines[:].set_visible(False)
     figure.text(0.5, 1 - 0.12 / height, title, ha="center", va="top", fontsize=12)
     figure.text(
-        (margin + side / 2) / width,
+        0.5,
         0.12 / height,
-        "rows: labels; columns: prediction; percent of the row",
+        "rows: labels; columns: predictions; % of the row; framed: right",
         ha="center",
         va="center",
         fontsize=9,
