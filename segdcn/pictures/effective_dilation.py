@@ -22,30 +22,27 @@ CLASS_COLOUR = "#009e73"
 INK, FAINT = "#1a1a1a", "#d9d9d9"
 UNIT = "pixels of the layer's input"
 WIDTH = 6.67  # inches
-NAMES_WIDTH = 1.6  # inches, left of the panels
-NUMBERS_WIDTH = 0.8  # inches, right of each panel
+NAMES_WIDTH = 1.66  # inches, left of the panels
+NUMBERS_WIDTH = 0.96  # inches, right of each panel
 
 
 def dilation_picture(
-    layers: Sequence[str], by_size: Mapping[str, Tensor], by_class: Mapping[str, Tensor], limit: float | None = None
+    layers: Sequence[str], by_size: Mapping[str, Tensor], by_class: Mapping[str, Tensor]
 ) -> Image.Image:
     """Draw one row per group of objects and one column per layer: histogram, mean and standard deviation.
+
+    A column's axis holds the middle 99 % of its values; what lies outside is drawn at its ends.
 
     Args:
         layers: Names of the layers; the last three are drawn.
         by_size: Values (M, layers) of small, medium, large and background.
         by_class: Values (M, layers) of each class.
-        limit: Right end of the axis, which every row and column has in common; None fits the values.
     """
     shown = range(max(0, len(layers) - 3), len(layers))
     groups = {name: (values, SIZE_STYLES[name][0]) for name, values in by_size.items() if len(values)}
     num_sizes = len(groups)
     classes = {name: values for name, values in by_class.items() if len(values) and name != "background"}
     groups |= {f"class {name}": (values, CLASS_COLOUR) for name, values in classes.items()}
-    if limit is None:
-        all_values = np.concatenate([values.numpy() for values, _ in groups.values()])
-        limit = float(np.ceil(np.percentile(all_values[:, list(shown)], 99) + 1))
-
     row, gap, head, foot = 0.36, 0.16, 1.0, 0.4
     figure = Figure(figsize=(WIDTH, head + row * len(groups) + gap + foot), dpi=DPI)
     total = figure.get_figheight()
@@ -58,7 +55,9 @@ def dilation_picture(
     for column, layer in enumerate(shown):
         place = (left + column * column_width, foot / total, column_width - NUMBERS_WIDTH / WIDTH, height)
         axes = figure.add_axes(place)
-        axes.set_xlim(0, limit)
+        ends = _ends(np.concatenate([values[:, layer].numpy() for values, _ in groups.values()]))
+        axes.set_xlim(*ends)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=2, min_n_ticks=2))
         axes.set_ylim(row * len(groups) + gap, 0)
         axes.set_title(_short(layers[layer]), fontsize=11.5, color=INK, pad=4, loc="left")
         axes.set_yticks([])
@@ -68,7 +67,7 @@ def dilation_picture(
             axes.spines[side].set_visible(False)
         for number, (values, colour) in enumerate(groups.values()):
             bottom = (number + 1) * row + (gap if number >= num_sizes else 0)
-            _ridge(axes, values[:, layer].numpy(), bottom, row, limit, colour)
+            _ridge(axes, values[:, layer].numpy(), bottom, row, ends, colour)
     for number, (name, (values, _)) in enumerate(groups.items()):
         middle = (number + 0.62) * row + (gap if number >= num_sizes else 0)
         y = 1 - (head + middle) / total
@@ -77,29 +76,39 @@ def dilation_picture(
     return to_image(figure)
 
 
-def _ridge(axes: Axes, values: np.ndarray, bottom: float, row: float, limit: float, colour: str) -> None:
+def _ridge(axes: Axes, values: np.ndarray, bottom: float, row: float, ends: tuple[float, float], colour: str) -> None:
     """Draw a histogram standing on `bottom`, its mean, and both numbers."""
-    counts, edges = np.histogram(values.clip(0, limit), bins=32, range=(0, limit))
+    counts, edges = np.histogram(values.clip(*ends), bins=28, range=ends)
     heights = counts / max(1, counts.max()) * row * 0.78
     axes.stairs(bottom - heights, edges, baseline=bottom, fill=True, color=colour, alpha=0.55)
     mean, spread = values.mean(), values.std()
     axes.plot([mean, mean], [bottom, bottom - row * 0.85], color=INK, linewidth=1.4, solid_capstyle="butt")
-    axes.text(limit * 1.04, bottom - row * 0.1, f"{mean:.1f} ± {spread:.1f}", fontsize=11, color=INK, va="bottom")
+    axes.text(
+        ends[1] + 0.05 * (ends[1] - ends[0]),
+        bottom - row * 0.1,
+        f"{mean:.2f} ± {spread:.2f}",
+        fontsize=11,
+        color=INK,
+        va="bottom",
+    )
 
 
-def course_picture(
-    layers: Sequence[str], history: Sequence[tuple[int, Mapping[str, Sequence[float]]]], limit: float | None = None
-) -> Image.Image:
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Give the ends of an axis that holds the middle 99 % of the values, and is not shorter than 0.8."""
+    low, high = np.percentile(values, [0.5, 99.5])
+    margin = max(0.08 * (high - low), 0.8 - (high - low)) / 2
+    return float(low - margin), float(high + margin)
+
+
+def course_picture(layers: Sequence[str], history: Sequence[tuple[int, Mapping[str, Sequence[float]]]]) -> Image.Image:
     """Draw how the mean effective dilation of each size went over the steps of a run, one panel per layer.
 
     Args:
         layers: Names of the layers; the last three are drawn.
         history: (step, {size: mean of each layer}).
-        limit: Upper end of the axis, which all panels have in common; None fits the values.
     """
     shown = list(range(max(0, len(layers) - 3), len(layers)))
-    if limit is None:
-        limit = max(means[layer] for _, sizes in history for means in sizes.values() for layer in shown) * 1.08
+    ends = _ends(np.array([means[layer] for _, sizes in history for means in sizes.values() for layer in shown]))
     figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI)
     figure.text(0.02, 0.97, "Effective dilation over training", fontsize=14, weight="bold", color=INK, va="top")
     panel = (1 - 0.1) / len(shown)
@@ -120,7 +129,7 @@ def course_picture(
                     linewidth=2,
                     clip_on=False,
                 )
-        axes.set_ylim(0, limit)
+        axes.set_ylim(*ends)
         axes.set_xlim(0, history[-1][0] * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
         axes.set_title(_short(layers[layer]), fontsize=11.5, color=INK, pad=5)

@@ -113,10 +113,10 @@ def _scatter(axes: Axes, read: Points) -> None:
     axes.scatter(
         read.x.numpy(),
         read.y.numpy(),
-        s=110 * max(1, len(read.weight)) ** -0.42 * read.weight.numpy().clip(0.1, 4),
+        s=200 * max(1, len(read.weight)) ** -0.4 * read.weight.numpy().clip(0.1, 4),
         c=TAP_COLOURS[read.tap.numpy() % len(TAP_COLOURS)],
         edgecolors="black",
-        linewidths=0.9 if len(read.weight) < 20 else 0.5 if len(read.weight) < 100 else 0.25,
+        linewidths=0.9 if len(read.weight) < 20 else 0.5 if len(read.weight) < 100 else 0.2,
     )
 
 
