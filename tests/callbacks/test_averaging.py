@@ -21,7 +21,10 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
     def build(num_classes, **_):
-        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, num_classes, 1))
+        layers = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, num_classes, 1)
+        network = nn.Sequential(*layers)
+        network.size_divisor = 1
+        return network
 
     monkeypatch.setattr(segdcn.task, "build_deeplab", build)
 

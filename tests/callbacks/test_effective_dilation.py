@@ -24,6 +24,8 @@ KEY = "offsets/encoder.1/effective_dilation"
 class TinyNetwork(nn.Module):
     """An encoder whose deformable layer reads three times as far apart as a plain one, and a head."""
 
+    size_divisor = 4
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         layer = DeformableConv2d(4, 4, 3, padding=1)

@@ -24,6 +24,8 @@ LAYER = "offsets/encoder.2"
 class TinyNetwork(nn.Module):
     """An encoder with one deformable layer, or none, and a head."""
 
+    size_divisor = 1
+
     def __init__(self, deform_layers: int) -> None:
         super().__init__()
         last = DeformableConv2d(4, 4, 3, padding=1) if deform_layers else nn.Conv2d(4, 4, 3, padding=1)
