@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from segdcn.data import transforms
 from segdcn.data.files import read_id_map, read_picture, write_id_map
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
+from segdcn.data.resumable import ResumableLoader
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -259,8 +260,8 @@ class SegmentationData(pl.LightningDataModule):
         """
         dataset = self.train_dataset()
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        sampler = EpochSampler(len(dataset), self.seed, epoch=epoch)
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+        sampler = EpochSampler(len(dataset), self.seed, True, epoch, *self._share())
+        return self._loader(ResumableLoader, dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Serve the validation split."""
@@ -272,12 +273,22 @@ class SegmentationData(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         dataset = self.eval_dataset(split)
-        return self._loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
+        rank, processes = self._share()
+        # Not padded to equal shares, as torch's DistributedSampler would: no sample counts twice.
+        return self._loader(
+            DataLoader, dataset, range(rank, len(dataset), processes), self.eval_batch_size, drop_last=False
+        )
 
-    def _loader(self, dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+    def _share(self) -> tuple[int, int]:
+        """Return which process this is, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _loader(
+        self, kind: type[DataLoader], dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool
+    ) -> DataLoader:
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
