@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch.nn.functional import pad
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, default_collate
 
 IGNORE_INDEX = 255
 
@@ -87,11 +87,13 @@ class PadAndStack:
         for item in items:
             h, w = item["image"].shape[-2:]
             margins = (0, width - w, 0, height - h)
-            images.append(pad(item["image"], margins))
-            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX))
+            padded = any(margins)
+            images.append(pad(item["image"], margins) if padded else item["image"])
+            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX) if padded else item["labels"])
+        # Not torch.stack: in a worker, default_collate stacks in shared memory, which saves a copy.
         return {
-            "image": torch.stack(images),
-            "labels": torch.stack(labels),
+            "image": default_collate(images),
+            "labels": default_collate(labels),
             "name": [item["name"] for item in items],
         }
 
