@@ -307,7 +307,7 @@ class SegmentationData(pl.LightningDataModule):
         dataset = self.train_dataset()
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = EpochSampler(len(dataset), self.seed, epoch=epoch)
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+        return self.loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Serve the validation split."""
@@ -319,9 +319,10 @@ class SegmentationData(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         dataset = self.eval_dataset(split)
-        return self._loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
+        return self.loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
 
-    def _loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+    def loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+        """Serve the samples whose keys `sampler` gives, in batches, as training and validation do."""
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
         return DataLoader(
