@@ -51,6 +51,7 @@ VERBS = {
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
+    "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
 

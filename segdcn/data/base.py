@@ -368,7 +368,7 @@ class SegmentationData(pl.LightningDataModule):
         dataset = self.train_dataset()
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = EpochSampler(len(dataset), self.seed, True, epoch, *self._share())
-        return self._loader(ResumableLoader, dataset, sampler, self.batch_size, drop_last=True)
+        return self.loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Serve the validation split."""
@@ -382,17 +382,15 @@ class SegmentationData(pl.LightningDataModule):
         dataset = self.eval_dataset(split)
         rank, processes = self._share()
         # Not padded to equal shares, as torch's DistributedSampler would: no sample counts twice.
-        return self._loader(
-            DataLoader, dataset, range(rank, len(dataset), processes), self.eval_batch_size, drop_last=False
-        )
+        return self.loader(dataset, range(rank, len(dataset), processes), self.eval_batch_size, drop_last=False)
 
     def _share(self) -> tuple[int, int]:
         """Return which process this is, and of how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(
-        self, kind: type[DataLoader], dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool
-    ) -> DataLoader:
+    def loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+        """Serve the samples whose keys `sampler` gives, in batches, as training and validation do."""
+        kind = ResumableLoader if isinstance(sampler, EpochSampler) else DataLoader
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
         return kind(

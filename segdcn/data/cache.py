@@ -128,6 +128,10 @@ class SampleCache:
             for _ in pool.map(lambda sample: self._add(sample, decode), missing):
                 bar.advance(task)
 
+    def size(self) -> int:
+        """Return the bytes of all entries."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
     def _missing(self, samples: Iterable["Sample"]) -> list["Sample"]:
         """List what has to be decoded, each once."""
         return [

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch.nn.functional import pad
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, default_collate
 
 IGNORE_INDEX = 255
 
@@ -105,18 +105,20 @@ class PadAndStack:
             h, w = item["image"].shape[-2:]
             margins = (0, width - w, 0, height - h)
             sizes.append((h, w))
-            images.append(pad(item["image"], margins))
-            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX))
+            padded = any(margins)
+            images.append(pad(item["image"], margins) if padded else item["image"])
+            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX) if padded else item["labels"])
             if "instances" in item:
-                instances.append(pad(item["instances"], margins))
+                instances.append(pad(item["instances"], margins) if padded else item["instances"])
+        # Not torch.stack: in a worker, default_collate stacks in shared memory, which saves a copy.
         batch: Batch = {
-            "image": torch.stack(images),
-            "labels": torch.stack(labels),
+            "image": default_collate(images),
+            "labels": default_collate(labels),
             "name": [item["name"] for item in items],
             "size": sizes,
         }
         if len(instances) == len(items):
-            batch["instances"] = torch.stack(instances)
+            batch["instances"] = default_collate(instances)
         return batch
 
     def _rounded_up(self, length: int) -> int:

@@ -13,6 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 
+from segdcn.data.colour import ColourJitter
 from segdcn.data.geometry import View, draw_view
 from segdcn.data.loading import IGNORE_INDEX
 
@@ -68,9 +69,7 @@ class TrainTransform:
         self.normalise = Normalisation(mean, std)
         steps: list[A.BasicTransform] = []
         if colour_jitter > 0:
-            factors = (1 - colour_jitter, 1 + colour_jitter)
-            hue = (-colour_jitter / 4, colour_jitter / 4)
-            steps.append(A.ColorJitter(brightness=factors, contrast=factors, saturation=factors, hue=hue, p=1))
+            steps.append(ColourJitter(colour_jitter))
         if blur > 0:
             steps.append(A.GaussianBlur(sigma_limit=BLUR, p=blur))
         self.photometric = A.Compose(steps) if steps else None

@@ -129,7 +129,8 @@ def test_validation_measures_the_average_and_reads_its_own_counts(tmp_path):
         torch.testing.assert_close(watch.validated[0][name], value, rtol=1e-5, atol=1e-6)
     seen = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     alone = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
-    assert alone.validate(task, loader(), verbose=False)[0] == seen
+    again = alone.validate(task, loader(), verbose=False)[0]
+    assert {name: again[name] for name in seen} == seen  # validate measures more than fit does
     assert equal(watch.at_end, watch.validated[0])  # pictures are drawn with it
 
 

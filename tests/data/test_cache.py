@@ -6,11 +6,13 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from segdcn.data import VOC, Folder
@@ -69,6 +71,15 @@ def test_a_cache_is_filled_once(tiny_voc, kind):
     again.decode = never
     again.prepare_data()
     assert len(entries(again)) == 3
+
+
+@pytest.mark.parametrize("fn", [TrainerFn.VALIDATING, TrainerFn.TESTING])
+def test_only_fit_fills_a_cache(tiny_voc, fn):
+    """Other verbs read a sample once."""
+    data = VOC(str(tiny_voc), cache="disk", **SETTINGS)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))
+    data.prepare_data()
+    assert data.cached is None
 
 
 def test_without_the_setting_nothing_is_written(tiny_voc, own_places):
