@@ -169,7 +169,7 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(more, workpl
         patch.setattr(SegmentationTask, "on_train_batch_start", stop)
         capsys.readouterr()
         assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/stopped", *flags) == cli.EXIT_INTERRUPTED
-        assert "go on from the last finished epoch with --ckpt_path last --name tried" in capsys.readouterr().err
+        assert "go on from where it was saved last with --ckpt_path last --name tried" in capsys.readouterr().err
     assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/stopped", *flags, "--ckpt_path=last") == 0
 
     (whole,) = tmp_path.glob("whole/*/*/checkpoints/last.ckpt")
