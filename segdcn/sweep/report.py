@@ -106,14 +106,14 @@ def show(sweep: SweepFile, rows: list[Row], written: dict[str, Path], folder: Pa
         table.add_column(parameter.name, justify="right")
     for heading in (sweep.metric, "validations", "time"):
         table.add_column(heading, justify="right")
-    table.add_column("")
+    table.add_column("state")
     for row in sorted(rows, key=lambda row: (row.score is None, sign * (row.score or 0.0))):
         cells = [json.dumps(short(row.values[p.name])) if p.name in row.values else "" for p in _varied(sweep)]
         seconds = row.facts.get("seconds")
         told = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         score = "-" if row.score is None else f"{row.score:.4f}"
         state = f"failed: {row.facts.get('reason')}" if row.state == "failed" else row.state
-        shown = [str(row.number), *cells, score, str(row.validations), told, "" if state == "finished" else state]
+        shown = [str(row.number), *cells, score, str(row.validations), told, state]
         table.add_row(*map(escape, shown))
     console.print(table)
     facts = {"folder": str(folder), **{name: str(path) for name, path in written.items()}}
