@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Stroke
 from PIL import Image
@@ -82,7 +82,7 @@ def field_picture(image: np.ndarray, field: SamplingField, group: int = 0) -> Im
     _title(axes[3], "modulation" if field.modulated else "modulation (none)")
     _note(figure, axes[0], "true length on the image")
     _wheel(figure, axes[1])
-    _bar(figure, axes[2], heat, [0, LENGTH / 16, LENGTH / 4, LENGTH], ["0", "¼", "1", "4 dilations"])
+    _bar(figure, axes[2], heat, [0, 0.25, 1, LENGTH], ["0", "¼", "1", f"{LENGTH:g} dilations"])
     _bar(figure, axes[3], factor, [0, 1, 2], ["0", "1", "2"])
     for each in axes:
         each.set_xlim(-0.5, width - 0.5)
@@ -111,7 +111,7 @@ def _cells(axes: Axes, field: SamplingField, values: np.ndarray, **drawing: Any)
     return axes.imshow(values, extent=_extent(field), interpolation="nearest", **drawing)
 
 
-def _heat(axes: Axes, field: SamplingField, values: np.ndarray, colours: str | Colormap, scale: Normalize) -> Any:
+def _heat(axes: Axes, field: SamplingField, values: np.ndarray, colours: str, scale: Normalize) -> Any:
     return _cells(axes, field, values, cmap=colours, norm=scale, alpha=0.72)
 
 

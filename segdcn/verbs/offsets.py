@@ -82,6 +82,12 @@ def offsets(
         pictures = 3 + task.hparams["deform_layers"]
         step = bar.add_task("running the network", total=pictures)
         fields, prediction = _run(task, pixels)
+        lost = [field.name for field in fields if not health([field]).finite]
+        if lost:
+            raise InvalidDataError(
+                f"the offsets of {', '.join(lost)} are infinite or NaN: the network of {checkpoint} is lost; "
+                "take an earlier checkpoint"
+            )
         groups = fields[0].offset.shape[0]
         if not 0 <= group < groups:
             raise UserValueError(f"group is {group}, but the network has {groups}: 0 to {groups - 1}")
