@@ -93,9 +93,9 @@ def _ridge(axes: Axes, values: np.ndarray, bottom: float, row: float, ends: tupl
     )
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    """Give the ends of an axis that holds the middle 99 % of the values, and is not shorter than 0.8."""
-    low, high = np.percentile(values, [0.5, 99.5])
+def _ends(values: np.ndarray, beyond: float = 0.5) -> tuple[float, float]:
+    """Give the ends of an axis of 0.8 or more that holds the values but for `beyond` per cent at each end."""
+    low, high = np.percentile(values, [beyond, 100 - beyond])
     margin = max(0.08 * (high - low), 0.8 - (high - low)) / 2
     return float(low - margin), float(high + margin)
 
@@ -108,7 +108,8 @@ def course_picture(layers: Sequence[str], history: Sequence[tuple[int, Mapping[s
         history: (step, {size: mean of each layer}).
     """
     shown = list(range(max(0, len(layers) - 3), len(layers)))
-    ends = _ends(np.array([means[layer] for _, sizes in history for means in sizes.values() for layer in shown]))
+    drawn = [means[layer] for _, sizes in history for means in sizes.values() for layer in shown]
+    ends = _ends(np.array(drawn), beyond=0)
     figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI)
     figure.text(0.02, 0.97, "Effective dilation over training", fontsize=14, weight="bold", color=INK, va="top")
     panel = (1 - 0.1) / len(shown)
