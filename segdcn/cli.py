@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 the verb found problems and listed them (`doctor`); 2 the user's error,
 in one line; 70 an error of ours, in one line that names the file with the traceback; 130
-stopped by Ctrl-C. `--debug` anywhere on the line shows tracebacks and hides no warning.
+stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1 (128 and the signal's number). `--debug`
+anywhere on the line shows tracebacks and hides no warning.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segdcn import __version__
-from segdcn.errors import UserError
+from segdcn.errors import Stopped, UserError
 from segdcn.refusals import near, one_line_refusals
 
 EXIT_USER_ERROR = 2
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"segdcn: stopped by Ctrl-C{interrupt}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Stopped as stopped:
+        print(f"segdcn: stopped by {stopped}{stopped.advice}", file=sys.stderr)
+        return 128 + stopped.signum
     except UserError as error:
         if debug:
             raise

@@ -25,8 +25,10 @@ from segdcn import __version__
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.pictures import Pictures
 from segdcn.callbacks.progress import Bar, Lines
+from segdcn.callbacks.stopping import StopOnSignal
+from segdcn.checkpoint_io import SafeCheckpointIO
 from segdcn.data import SegmentationData
-from segdcn.errors import UserError, UserValueError
+from segdcn.errors import Stopped, UserError, UserValueError
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
 from segdcn.refusals import one_line_refusals
@@ -249,9 +251,13 @@ class SegmentationCLI(LightningCLI):
             kwargs["logger"] = self._make_loggers(trainer_settings["logger"])
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
+                own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
         else:
             kwargs["logger"] = False
         self.record = _Record({"wandb_id": self.wandb_id})
+        plugins = trainer_settings["plugins"] or []
+        trainer_settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
+        trainer_settings["use_distributed_sampler"] = False  # the data divides its samples itself, exactly
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
@@ -342,6 +348,9 @@ class SegmentationCLI(LightningCLI):
             if self.trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt(self._how_to_go_on()) from error
             raise
+        except Stopped as stopped:
+            stopped.advice = self._how_to_go_on()
+            raise
         except UserError:
             raise
         except Exception as error:
@@ -354,7 +363,7 @@ class SegmentationCLI(LightningCLI):
     def _how_to_go_on(self) -> str:
         if self.run is None or not (self.run.checkpoints / "last.ckpt").is_file():
             return "; nothing was saved"
-        return f"; go on from the last finished epoch with --ckpt_path last --name {self.settings.name}"
+        return f"; go on from where it was saved last with --ckpt_path last --name {self.settings.name}"
 
     def _finish_wandb(self, failed: bool) -> None:
         for logger in self.trainer.loggers:
@@ -435,7 +444,11 @@ class _Record(Callback):
 
 def _check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
     """Refuse to go on with a run that has nothing left to train."""
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    progress = loops.get("epoch_loop.batch_progress", {})
+    validation = loops.get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
+    if validation.get("processed", 0) < validation.get("started", 0):
+        return  # stopped in the last validation
     # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
     epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
     if max_epochs is not None and 0 <= max_epochs <= epochs:

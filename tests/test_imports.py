@@ -24,11 +24,13 @@ ALLOWED = {
     "callbacks": {"errors", "task", "offsets", "pictures"},
     "run": {"errors"},
     "loggers": {"errors"},
+    "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
     "help": set(),
     "training": {
-        *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
+        *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
+        "__version__",
     },
     "verbs": {"errors", "data", "losses", "metrics", "ops", "timing"},
 }

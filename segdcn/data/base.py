@@ -19,6 +19,7 @@ from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
 from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import read_id_map, read_picture
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
+from segdcn.data.resumable import ResumableLoader
 from segdcn.data.transforms import EvalTransform, TrainTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
@@ -306,8 +307,8 @@ class SegmentationData(pl.LightningDataModule):
         """
         dataset = self.train_dataset()
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        sampler = EpochSampler(len(dataset), self.seed, epoch=epoch)
-        return self.loader(dataset, sampler, self.batch_size, drop_last=True)
+        sampler = EpochSampler(len(dataset), self.seed, True, epoch, *self._share())
+        return self.loader(ResumableLoader, dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Serve the validation split."""
@@ -319,13 +320,23 @@ class SegmentationData(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         dataset = self.eval_dataset(split)
-        return self.loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
+        rank, processes = self._share()
+        # Not padded to equal shares, as torch's DistributedSampler would: no sample counts twice.
+        return self.loader(
+            DataLoader, dataset, range(rank, len(dataset), processes), self.eval_batch_size, drop_last=False
+        )
 
-    def loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+    def _share(self) -> tuple[int, int]:
+        """Return which process this is, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def loader(
+        self, kind: type[DataLoader], dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool
+    ) -> DataLoader:
         """Serve the samples whose keys `sampler` gives, in batches, as training and validation do."""
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

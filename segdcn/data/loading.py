@@ -35,7 +35,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     The epoch travels with the index, so that a worker which outlives epochs
     (`persistent_workers`) still knows which one a sample is for. The order is a
     permutation drawn from (seed, epoch) alone: neither the global random state nor the
-    number of workers has a say.
+    number of workers has a say. Of several processes each takes every `processes`-th key of this one permutation, the
+    last few left out where they cannot be divided, so that all have equally many.
 
     Args:
         size: Number of samples.
@@ -43,26 +44,35 @@ class EpochSampler(Sampler[tuple[int, int]]):
         shuffle: False keeps the order of the list.
         epoch: Epoch of the first pass. A resumed run has to name it here, because
             Lightning starts the workers before it calls `set_epoch`.
+        rank: This process.
+        processes: How many processes share the samples.
+
+    Attributes:
+        start: How many keys the next pass leaves out at its beginning; the pass sets it to 0.
     """
 
-    # For several processes: let each take every world_size-th key of this same permutation.
-
-    def __init__(self, size: int, seed: int = 0, shuffle: bool = True, epoch: int = 0) -> None:
+    def __init__(
+        self, size: int, seed: int = 0, shuffle: bool = True, epoch: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+        self.rank, self.processes = rank, processes
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass (Lightning calls this before each)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return self.size // self.processes
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
+        start, self.start = self.start, 0
         order = np.arange(self.size)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
-        return iter([(epoch, int(index)) for index in order])
+        mine = order[self.rank :: self.processes][: len(self)]
+        return iter([(epoch, int(index)) for index in mine[start:]])
 
 
 class PadAndStack:

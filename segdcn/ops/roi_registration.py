@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.func import vjp
 
-from segdcn.ops import roi_reference, transforms
+from segdcn.ops import autocast, roi_reference, transforms
 from segdcn.ops.registration import empty_image, register
 
 # Elements that the definition reads (channels * bins * samples * regions) that are differentiated at a time for
@@ -22,6 +23,24 @@ def needs_definition(input: Tensor, offset: Tensor | None) -> bool:
     if transforms.forward_mode_active(input, offset):
         return True
     return transforms.transforms_active() and not torch.compiler.is_compiling()
+
+
+def by_definition(name: str, input: Tensor, rois: Tensor, offset: Tensor | None, settings: tuple) -> Tensor:
+    """Compute an operator in plain torch, with the dtypes that the compiled one has.
+
+    Raises:
+        NotImplementedError: torch.vmap maps over regions that shall choose their own number of samples.
+    """
+    if name == "deform_roi_pool" and settings[2] == 0 and is_batchedtensor(rois):
+        raise NotImplementedError(
+            "torch.vmap over rois needs the same number of samples for each region; give a sampling_ratio above 0"
+        )
+    if autocast.enabled(input.device):
+        (input,) = autocast.cast(input.device.type, input)
+    exact = torch.float64 if input.dtype == torch.float64 else torch.float32
+    definition, _ = DEFINITIONS[name](settings)
+    moved = None if offset is None else offset.to(exact)
+    return definition(input.to(exact), rois.detach().to(exact), moved).to(input.dtype)
 
 
 # ---------------------------------------------------------------- the two operators
@@ -63,6 +82,9 @@ def _position_sensitive_definition(settings: tuple) -> tuple[Definition, int]:
         )
 
     return definition, samples**2
+
+
+DEFINITIONS = {"deform_roi_pool": _aligned_definition, "deform_psroi_pool": _position_sensitive_definition}
 
 
 # ---------------------------------------------------------------- shapes
@@ -171,14 +193,11 @@ def _second_vjp(
     )
 
 
-for _name, _depth, _of in (
-    ("deform_roi_pool", _aligned_depth, _aligned_definition),
-    ("deform_psroi_pool", _position_sensitive_depth, _position_sensitive_definition),
-):
+for _name, _depth in (("deform_roi_pool", _aligned_depth), ("deform_psroi_pool", _position_sensitive_depth)):
     register(
         _name,
         (_fake_forward(_depth), _fake_backward),
         (_first_gradients(_name), _save),
-        (_second_gradients(_of), _save),
+        (_second_gradients(DEFINITIONS[_name]), _save),
         casted=(0,),  # the input; in bfloat16 a corner of a region at 300 pixels would be off by up to one
     )
