@@ -13,6 +13,7 @@ import mmap
 import os
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -86,7 +87,7 @@ class SampleCache:
             height, width = head["shape"]
             if head["files"] != _state_of_files(sample) or len(mapped) != HEAD + 4 * height * width:
                 return None
-        except (OSError, ValueError, KeyError, TypeError):  # absent, empty, or nothing that `_write` wrote
+        except (OSError, ValueError, KeyError, TypeError):  # absent, empty, or nothing that `_add` wrote
             return None
         pixels = np.frombuffer(mapped, np.uint8, offset=HEAD)
         border = 3 * height * width
@@ -202,8 +203,8 @@ def folder_name(data: "SegmentationData") -> str:
 
     Who changes how labels are mapped, in a setting or in the code of a data set, gets another folder.
     """
-    known = [FORMAT, PIL.__version__, data.own_settings()]
-    digest = hashlib.sha256(json.dumps(known, default=_plain).encode())
+    with np.printoptions(threshold=sys.maxsize):  # all of a table, not its ends
+        digest = hashlib.sha256(repr([FORMAT, PIL.__version__, data.own_settings()]).encode())
     parts: list[Any] = [files, *(kind for kind in type(data).__mro__ if hasattr(kind, "own_settings"))]
     for part in parts:
         try:
@@ -211,10 +212,6 @@ def folder_name(data: "SegmentationData") -> str:
         except (TypeError, OSError):  # a class typed in at a prompt has no file
             digest.update(repr(part).encode())
     return f"{type(data).__name__}-{digest.hexdigest()[:16]}"
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else repr(value)
 
 
 def _state_of_files(sample: "Sample") -> list[list[int]]:

@@ -1,7 +1,8 @@
 """`segdcn benchmark data`: how many training samples a second, decoded each time and from a cache."""
 
 import json as json_module
-import tempfile
+import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,9 +15,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch.utils.data import DataLoader
 
 from segdcn.data.base import SegmentationData
-from segdcn.data.cache import Kind, SampleCache, default_parent
+from segdcn.data.cache import Kind, SampleCache
 from segdcn.data.describe import load_data
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine
@@ -102,20 +104,17 @@ def benchmark_data(
 
 def _cache(kind: Kind, cache_dir: str | None, stack: ExitStack) -> SampleCache:
     """Make an empty cache that goes with the stack."""
-    parent = Path(cache_dir).expanduser() if kind == "disk" and cache_dir is not None else default_parent(kind)
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-", dir=parent))
-    except OSError as error:
-        raise UserValueError(f"cache_dir {parent} cannot be written ({error.strerror})") from error
-    return SampleCache(kind, "samples", Path(place))
+    parent = Path(cache_dir).expanduser() if kind == "disk" and cache_dir is not None else None
+    cache = SampleCache(kind, f"benchmark-{os.getpid()}", parent)
+    stack.callback(shutil.rmtree, cache.folder, ignore_errors=True)
+    return cache
 
 
 def _reader(source: SegmentationData, count: int, done: Callable[[], object]) -> Callable[[], object]:
     """Prepare the reading of `count` samples by a loader whose workers stay."""
     dataset = source.train_dataset()
     keys = [divmod(number, len(dataset)) for number in range(count)]  # (epoch, index)
-    loader = source.loader(dataset, keys, source.batch_size, drop_last=False)
+    loader = source.loader(DataLoader, dataset, keys, source.batch_size, drop_last=False)
 
     def read() -> None:
         for _ in loader:

@@ -126,6 +126,20 @@ def test_other_labels_from_the_same_files_have_a_cache_of_their_own(tmp_path):
     assert folder_name(folder(crop_size=64, seed=5)) == folder_name(folder())
 
 
+class Tabled(VOC):
+    """A data set with a table of its own."""
+
+    def __init__(self, one):
+        super().__init__("nowhere")
+        self.table = np.arange(2000) == one
+
+
+def test_all_of_a_table_counts():
+    """Printed, a long array shows only its ends."""
+    assert folder_name(Tabled(1000)) != folder_name(Tabled(1001))
+    assert folder_name(Tabled(1000)) == folder_name(Tabled(1000))
+
+
 def test_a_data_set_whose_code_changed_has_another_cache(tmp_path, monkeypatch):
     """Who mends read_labels must not be served what it read before."""
     monkeypatch.syspath_prepend(tmp_path)

@@ -16,7 +16,6 @@ def description(tmp_path, monkeypatch):
     root = tmp_path / "shapes"
     shapes.make(root, train=4, val=1, size=64)
     monkeypatch.setattr(cache, "default_parent", lambda kind: tmp_path / "caches" / kind)
-    monkeypatch.setattr("segdcn.verbs.benchmark_data.default_parent", cache.default_parent)
     path = tmp_path / "shapes.yaml"
     path.write_text(f"class_path: segdcn.data.Shapes\ninit_args: {{root: {root}, batch_size: 3, crop_size: 32}}\n")
     return path
