@@ -15,7 +15,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch.utils.data import DataLoader
 
 from segdcn.data.base import SegmentationData
 from segdcn.data.cache import Kind, SampleCache
@@ -114,7 +113,7 @@ def _reader(source: SegmentationData, count: int, done: Callable[[], object]) ->
     """Prepare the reading of `count` samples by a loader whose workers stay."""
     dataset = source.train_dataset()
     keys = [divmod(number, len(dataset)) for number in range(count)]  # (epoch, index)
-    loader = source.loader(DataLoader, dataset, keys, source.batch_size, drop_last=False)
+    loader = source.loader(dataset, keys, source.batch_size, drop_last=False)
 
     def read() -> None:
         for _ in loader:
