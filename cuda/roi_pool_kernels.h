@@ -148,9 +148,8 @@ struct PoolBackward {
     const BinIndex index(call, item);
     const RoiBox<real> box = roi_box<real>(call, index.roi);
     const RoiBin<real> at = roi_bin(call, box, index.roi, index.cls, index.bin);
-    // A region of no image has no gradient, and its size may be NaN.
-    moved[2 * item] = box.image < 0 ? real(0) : sum.x * at.per_x;
-    moved[2 * item + 1] = box.image < 0 ? real(0) : sum.y * at.per_y;
+    moved[2 * item] = sum.x * at.per_x;
+    moved[2 * item + 1] = sum.y * at.per_y;
   }
 };
 

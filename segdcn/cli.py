@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 the verb found problems and listed them (`doctor`); 2 the user's error,
 in one line; 70 an error of ours, in one line that names the file with the traceback; 130
-stopped by Ctrl-C. `--debug` anywhere on the line shows tracebacks and hides no warning.
+stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1 (128 and the signal's number). `--debug`
+anywhere on the line shows tracebacks and hides no warning.
 """
 
 import importlib
@@ -13,12 +14,13 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from segdcn import __version__
-from segdcn.errors import UserError
+from segdcn.errors import Stopped, UserError
 from segdcn.refusals import near, one_line_refusals
 
 EXIT_USER_ERROR = 2
@@ -41,9 +43,16 @@ TRAINING_VERBS = {
 }
 VERBS = {
     "data make-shapes": Verb("segdcn.verbs.data:make_shapes", "make the generated data set Shapes"),
+    "data check": Verb("segdcn.verbs.data_check:data_check", "list what is wrong with a data set", positional=True),
+    "data stats": Verb("segdcn.verbs.data_stats:data_stats", "measure colours and classes", positional=True),
+    "data browse": Verb("segdcn.verbs.data_browse:data_browse", "show pictures with their labels", positional=True),
+    "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
+    "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
+    "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
+    "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
 
@@ -65,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"segdcn: stopped by Ctrl-C{interrupt}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Stopped as stopped:
+        print(f"segdcn: stopped by {stopped}{stopped.advice}", file=sys.stderr)
+        return 128 + stopped.signum
     except UserError as error:
         if debug:
             raise
@@ -137,9 +149,40 @@ def _call(name: str, args: list[str]) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
+    lists = _spell_options(parser)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True  # --local alone is --local true
     with one_line_refusals(parser):
-        settings = parser.instantiate(parser.parse_args(args))
+        settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
     return function(**settings.as_dict()) or 0
+
+
+def _spell_options(parser: ArgumentParser) -> set[str]:
+    """Call the option of an argument `class_` --class, and return the options that take several values."""
+    lists = set()
+    for action in parser._actions:
+        if action.dest.endswith("_"):  # a keyword of Python
+            action.option_strings, action.metavar = [f"--{action.dest[:-1]}"], action.dest[:-1].upper()
+            parser._option_string_actions[action.option_strings[0]] = action
+        if f"--{action.dest}+" in action.option_strings:
+            action.option_strings = [f"--{action.dest}"]  # in the help
+            lists.add(f"--{action.dest}")
+    return lists
+
+
+def _repeated(args: Sequence[str], lists: set[str]) -> Iterator[str]:
+    """Spell `--point a b --point c` as jsonargparse wants it: each value with `--point+=`."""
+    option = ""
+    for arg in args:
+        if arg.startswith("--"):
+            option, equals, value = arg.partition("=")
+            if option not in lists:
+                yield arg
+            elif equals:
+                yield f"{option}+={value}"
+        else:
+            yield f"{option}+={arg}" if option in lists else arg
 
 
 def _without_sections(docstring: str) -> str:

@@ -5,6 +5,8 @@ traceback file, so raise these only where the cure lies with the user: the messa
 what came, what was expected and what to do.
 """
 
+import signal
+
 
 class UserError(Exception):
     """Something the user gave or set cannot work; the message is one clear line."""
@@ -24,3 +26,17 @@ class MissingLibraryError(UserError, ImportError):
 
 class InvalidDataError(UserError, ValueError):
     """A file is there and holds something it should not."""
+
+
+class Stopped(BaseException):
+    """The system or the user asked the run to stop, and it did so in an orderly way.
+
+    Attributes:
+        signum: The signal that asked; the exit code is 128 more.
+        advice: How to go on.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.advice = ""

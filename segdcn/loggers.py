@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import string
+import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,8 +104,13 @@ class CSVLog(Logger):
 
 
 def new_wandb_id() -> str:
-    """Make the id under which a run is known to W&B, also when it is resumed."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+    """Make the id under which a run is known to W&B, also when it is resumed.
+
+    Under W&B's agent the server has given one already.
+    """
+    return os.environ.get("WANDB_RUN_ID") or "".join(
+        secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8)
+    )
 
 
 def wandb_logger(
@@ -138,6 +144,7 @@ def wandb_logger(
     # Imported here: a second or more, which a run without W&B need not pay.
     import wandb
 
+    _keep_quiet_without_home()
     reason = ""
     if mode == "online" and not has_wandb_key():
         mode, reason = "offline", " (no API key is set)"
@@ -170,6 +177,18 @@ def wandb_logger(
     # A pattern: a run that was stopped and resumed has a folder for each part, all of this id.
     parts = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*-{run_id}"
     return logger, f"offline{reason}; to upload: wandb sync {parts}"
+
+
+def _keep_quiet_without_home() -> None:
+    """Give W&B's service a place for its log where the home folder takes none; it would print it all."""
+    if "WANDB_CACHE_DIR" in os.environ:
+        return
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wandb"
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder at all
+        os.environ["WANDB_CACHE_DIR"] = tempfile.mkdtemp(prefix="segdcn-wandb-")
 
 
 def has_wandb_key() -> bool:

@@ -68,23 +68,24 @@ def build_optimizer(name: OptimizerName, groups: list[dict[str, Any]], momentum:
     return torch.optim.AdamW(groups, lr=groups[0]["lr"], betas=(momentum, 0.999))
 
 
-def rate_factor(step: int, total_steps: int, warmup_steps: int, power: float) -> float:
+def rate_factor(step: int, total_steps: int, warmup_steps: int, power: float, floor: float = 0.0) -> float:
     """Give the factor on every learning rate at a step: linear warm-up, then poly.
 
     While `step < warmup_steps` the factor is (step + 1) / warmup_steps, reaching 1 with the
-    last warm-up step. After that it is (1 - t)**power, t running from 0 at the end of the
-    warm-up to 1 at `total_steps`, where it is 0.
+    last warm-up step. After that it is floor + (1 - floor) * (1 - t)**power, t running from 0
+    at the end of the warm-up to 1 at `total_steps`, where it is `floor`.
 
     Args:
         step: Optimizer steps taken so far.
         total_steps: Steps of the whole run.
         warmup_steps: Length of the warm-up; 0 is none.
         power: 0.9 is DeepLab's; 1 falls on a line; 0 keeps the rate.
+        floor: Where the factor ends, 0 to 1.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return (1 - min(1.0, progress)) ** power
+    return floor + (1 - floor) * (1 - min(1.0, progress)) ** power
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float, offsets_learn: bool) -> dict[str, float]:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from segdcn.description import Description
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.inference import Inference
 
 Picture = np.ndarray | Image.Image | str | Path
 
@@ -22,25 +22,27 @@ Run = Callable[[Tensor], Tensor]
 class Predictor:
     """Labels pictures; `segdcn.load` makes it.
 
-        labels = segdcn.load("best.ckpt").predict("street.jpg")   # (H, W) class ids
+        labels = segdcn.load("best.ckpt").predict("street.jpg")                # (H, W) class ids
+        labels = segdcn.load("street.onnx").predict(array, window=(512, 512))  # in overlapping windows
 
-    A picture is a path, a PIL image or an array (H, W, 3) uint8 RGB, of any size.
+    A picture is a path, a PIL image or an array (H, W, 3) uint8 RGB, of any size. The network sees all
+    of it at once, padded with the mean colour, unless told otherwise by `how`: `window`, `overlap`,
+    `scales` and `flip` of `segdcn.inference.Inference`.
 
     Attributes:
         description: Class names, palette, normalisation and sizes.
         network: The network of a checkpoint or of safetensors; None where another runtime holds it.
-        run: The network in its runtime, on normalised images of sizes that it takes.
     """
 
     def __init__(self, run: Run, description: Description, network: nn.Module | None = None) -> None:
-        self.run, self.description, self.network = run, description, network
+        self._run, self.description, self.network = run, description, network
 
     @property
     def class_names(self) -> list[str]:
         """N names, in the order of the labels."""
         return self.description.class_names
 
-    def predict(self, image: Picture) -> np.ndarray:
+    def predict(self, image: Picture, **how: Any) -> np.ndarray:
         """Label every pixel: (H, W), uint8 where that holds all classes.
 
         Raises:
@@ -48,27 +50,26 @@ class Predictor:
             MissingFileError: There is no such file.
             InvalidDataError: The file is no picture.
         """
-        labels = self.logits(image)[0].argmax(0).cpu().numpy()
+        labels = self.logits(image, **how)[0].argmax(0).cpu().numpy()
         return labels.astype(np.min_scalar_type(len(self.class_names) - 1))
 
-    def probabilities(self, image: Picture) -> np.ndarray:
+    def probabilities(self, image: Picture, **how: Any) -> np.ndarray:
         """Give the softmax of the logits: (N, H, W) float32.
 
         Raises:
             UserError: As `predict`.
         """
-        return self.logits(image)[0].softmax(0).cpu().numpy()
+        return self.logits(image, **how)[0].softmax(0).cpu().numpy()
 
     @torch.inference_mode()
-    def logits(self, image: Picture) -> Tensor:
-        """Compute logits (1, N, H, W) float32, of the whole image at once.
+    def logits(self, image: Picture, **how: Any) -> Tensor:
+        """Compute logits (1, N, H, W) float32.
 
         Raises:
             UserError: As `predict`.
         """
-        normalised = self.normalised(image)
-        height, width = normalised.shape[2:]
-        return self.run(self.padded(normalised))[:, :, :height, :width].float()
+        inference = Inference(size_divisor=self.description.size_divisor, **how)
+        return inference(self.run, self.normalised(image)).float()
 
     def normalised(self, image: Picture) -> Tensor:
         """Turn a picture into what the network was trained on: (image / 255 - mean) / std, (1, 3, H, W) float32.
@@ -80,21 +81,20 @@ class Predictor:
         mean, std = torch.tensor(self.description.mean), torch.tensor(self.description.std)
         return ((pixels - 255 * mean) / (255 * std)).permute(2, 0, 1)[None]
 
-    def padded(self, image: Tensor) -> Tensor:
-        """Pad a normalised image with the mean colour, at the bottom and on the right, to a size that `run` takes.
+    def run(self, image: Tensor) -> Tensor:
+        """Run the network in its runtime: normalised images (B, 3, H, W) to logits (B, N, H, W).
 
         Raises:
-            UserValueError: It is too small for a file that was made for a range of sizes.
+            UserValueError: The images are too small for a file that was made for a range of sizes.
         """
         height, width = image.shape[2:]
-        divisor, minimum = self.description.size_divisor, self.description.size_minimum
-        below, right = -height % divisor, -width % divisor
-        if min(height + below, width + right) < minimum:
+        minimum, divisor = self.description.size_minimum, self.description.size_divisor
+        if min(height, width) < minimum:
             raise UserValueError(
-                f"the image is {height}x{width} (height x width), but this file takes {minimum - divisor + 1} pixels "
-                "or more on each side; the checkpoint that it was made from takes any"
+                f"the image is padded to {height}x{width} (height x width), but this file takes {minimum} pixels or "
+                f"more on each side, that is pictures of more than {minimum - divisor}; the checkpoint takes any"
             )
-        return pad(image, (0, right, 0, below))
+        return self._run(image)
 
 
 def _as_array(image: Picture) -> np.ndarray:

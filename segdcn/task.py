@@ -1,7 +1,7 @@
 """What happens to a batch: forward, loss, metrics, optimizer step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor
 from segdcn import losses, optim
 from segdcn.errors import UserValueError
 from segdcn.fingerprint import fingerprint
-from segdcn.metrics import ConfusionMatrix, WeightedMean
+from segdcn.inference import Inference
+from segdcn.metrics import Evaluation, WeightedMean
 from segdcn.models import build_deeplab
 from segdcn.run import HASH, network_weights
+
+# Where a checkpoint keeps the weights that were being trained, if `state_dict` holds averaged ones.
+TRAINED_WEIGHTS = "current_model_state"
 
 
 class SegmentationTask(LightningModule):
@@ -24,10 +28,11 @@ class SegmentationTask(LightningModule):
     `SegmentationTask.load_from_checkpoint(path)` rebuilds the network with
     `weights_only=True`, without a YAML and without a download.
 
-    Logged: `train/loss` and `lr/<group>` per step; `val/loss`, `val/mIoU`,
+    Logged: `train/loss` (all that is minimised), `train/aux_loss` and `lr/<group>` per step; `val/loss`, `val/mIoU`,
     `val/pixel_accuracy` and `val/IoU/<class>` over the whole validation set, and the same
     under `test/`. A class in neither labels nor predictions has no IoU: it is not logged and not
-    part of the mean.
+    part of the mean. With `eval_detail` also `val/boundary_mIoU`, `val/mIoU_<size>_objects` and
+    `val/calibration_error` (`segdcn.metrics`).
 
     Args:
         num_classes: N, from the data.
@@ -48,10 +53,15 @@ class SegmentationTask(LightningModule):
         loss: Weight of each part of the training loss: cross_entropy, ohem, focal, dice, lovasz,
             boundary (`segdcn.losses`); null is cross_entropy alone, which `val/loss` always is.
         class_weights: N numbers: how much a pixel counts in `cross_entropy`, by its class; null is 1
-            for all.
+            for all; `balanced` has `fit` compute them from the training labels (median frequency
+            balancing, `segdcn.data.class_weights`), and the checkpoint keeps the numbers.
         label_smoothing: Share of each label that `cross_entropy` spreads over all classes.
+        aux_weight: Weight of the same loss on an auxiliary head at the encoder's third stage, which
+            is there in training only; 0 is none, 0.4 is usual.
         optimizer: `sgd` or `adamw`.
         lr: Learning rate of the head after warm-up.
+        lr_batch: Images per optimizer step that `lr` was chosen for. With another number `fit` says
+            what `lr` would be; it changes nothing. null: not known.
         momentum: Momentum of SGD, first beta of AdamW.
         weight_decay: Decay of all but biases and normalisation.
         encoder_lr_scale: Factor on the encoder's rate; below 1 keeps pretrained features.
@@ -60,9 +70,24 @@ class SegmentationTask(LightningModule):
             rate is 0 and every layer reads where a plain convolution reads.
         warmup_steps: Optimizer steps of linear warm-up.
         poly_power: Exponent of the poly schedule; 0 keeps the rate constant.
+        min_lr: Where the schedule ends, in units of `lr`; the other groups end at the same share
+            of their rates.
+        ema_decay: Decay per optimizer step of a moving average of the weights, which validation
+            and checkpoints then use (`segdcn.callbacks.averaging`); null is none.
         compile: Compile the network with torch.compile; the first steps take minutes.
         channels_last: Keep feature maps with channels innermost, which is what the
             operators read fastest; changes no result beyond rounding.
+        eval_window: Evaluate in windows of this size: a number or [height, width] in pixels, multiples
+            of `output_stride`; null shows the network the whole image. Windows bound the memory,
+            and keep to sizes that were trained on.
+        eval_overlap: Share of a window that its neighbours cover too, 0 to below 1; more is smoother
+            and slower.
+        eval_scales: Evaluate the image at these scales and average the probabilities; null is [1.0].
+        eval_flip: Average with the mirror image too.
+        eval_sums: Where windows and views are summed up: on the `device` of the network, or on the
+            `cpu`, for images whose logits do not fit into a GPU.
+        eval_detail: Measure boundary IoU, IoU by size and calibration too: `outside_fit` in validate
+            and test, `always` in fit's validations as well, or `never`.
     """
 
     def __init__(
@@ -81,10 +106,12 @@ class SegmentationTask(LightningModule):
         offset_groups: int = 1,
         dilation: int | None = None,
         loss: dict[str, float] | None = None,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
+        aux_weight: float = 0.0,
         optimizer: optim.OptimizerName = "sgd",
         lr: float = 0.01,
+        lr_batch: int | None = None,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         encoder_lr_scale: float = 1.0,
@@ -92,8 +119,16 @@ class SegmentationTask(LightningModule):
         offset_warmup_steps: int = 0,
         warmup_steps: int = 0,
         poly_power: float = 0.9,
+        min_lr: float = 0.0,
+        ema_decay: float | None = None,
         compile: bool = False,
         channels_last: bool = True,
+        eval_window: int | list[int] | None = None,
+        eval_overlap: float = 1 / 3,
+        eval_scales: list[float] | None = None,
+        eval_flip: bool = False,
+        eval_sums: Literal["device", "cpu"] = "device",
+        eval_detail: Literal["outside_fit", "always", "never"] = "outside_fit",
     ) -> None:
         super().__init__()
         # logger=False: the command line logs the whole resolved configuration instead.
@@ -102,9 +137,16 @@ class SegmentationTask(LightningModule):
         if len(self.class_names) != num_classes:
             raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
 
-        if class_weights is not None and len(class_weights) != num_classes:
-            raise UserValueError(f"{len(class_weights)} class_weights for {num_classes} classes; give one for each")
-        self.loss = losses.WeightedLoss(loss or {"cross_entropy": 1.0}, class_weights, label_smoothing)
+        if not 0 <= min_lr <= lr:
+            raise UserValueError(f"model.min_lr is {min_lr}; expected a rate from 0 to model.lr, which is {lr}")
+        if aux_weight < 0:
+            raise UserValueError(f"model.aux_weight is {aux_weight}; expected 0 (no auxiliary head) or more")
+        if lr_batch is not None and lr_batch < 1:
+            raise UserValueError(f"model.lr_batch is {lr_batch}; expected a number of images, or null")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UserValueError(f"model.ema_decay is {ema_decay}; expected a number from 0 to below 1, or null")
+        # Ones stand in for what is to be computed, so that `loss` is checked now.
+        self.loss = self._weighted_loss([1.0] * num_classes if class_weights == "balanced" else class_weights)
 
         self.network = build_deeplab(
             architecture=architecture,
@@ -116,15 +158,32 @@ class SegmentationTask(LightningModule):
             offset_groups=offset_groups,
             num_classes=num_classes,
             dilation=dilation,
+            auxiliary_head=aux_weight > 0,
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        self.confusion = ConfusionMatrix(num_classes)
+        window = [eval_window] * 2 if isinstance(eval_window, int) else eval_window
+        if window is not None and len(window) != 2:
+            raise UserValueError(f"model.eval_window is {window}; expected one number, or [height, width]")
+        self.inference = Inference(
+            window=None if window is None else (window[0], window[1]),
+            overlap=eval_overlap,
+            scales=(1.0,) if eval_scales is None else tuple(eval_scales),
+            flip=eval_flip,
+            size_divisor=self.network.size_divisor,
+            sums_on=eval_sums,
+        )
+        self.evaluation = Evaluation(num_classes)
         self.eval_loss = WeightedMean()
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute logits (B, N, H, W) of normalised images (B, 3, H, W)."""
-        return self.network(image.contiguous(memory_format=self.memory_format))
+        return self._logits(image)[0]
+
+    def _logits(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute logits and, in training, those of the auxiliary head, if there is one."""
+        logits = self.network(image.contiguous(memory_format=self.memory_format))
+        return logits if isinstance(logits, tuple) else (logits, None)
 
     # Training
 
@@ -132,6 +191,20 @@ class SegmentationTask(LightningModule):
         """Compile in place, which leaves the names in the state dict as they are."""
         if self.hparams["compile"]:
             self.network.compile()
+        if stage == "fit" and self.hparams["class_weights"] == "balanced":
+            raise UserValueError("class_weights is 'balanced', but nobody has computed them: call set_class_weights")
+
+    def set_class_weights(self, weights: Sequence[float]) -> None:
+        """Let a pixel count by its class in `cross_entropy`; checkpoints keep the numbers."""
+        self.loss = self._weighted_loss(weights)
+        self.hparams["class_weights"] = list(weights)
+
+    def _weighted_loss(self, class_weights: Sequence[float] | None) -> losses.WeightedLoss:
+        num_classes = self.hparams["num_classes"]
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise UserValueError(f"{len(class_weights)} class_weights for {num_classes} classes; give one for each")
+        weights = self.hparams["loss"] or {"cross_entropy": 1.0}
+        return losses.WeightedLoss(weights, class_weights, self.hparams["label_smoothing"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer; the rates are set before each step by `on_train_batch_start`."""
@@ -166,13 +239,21 @@ class SegmentationTask(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         step = self.global_step
-        factor = optim.rate_factor(step, self.total_steps, self.hparams["warmup_steps"], self.hparams["poly_power"])
+        floor = self.hparams["min_lr"] / self.hparams["lr"] if self.hparams["min_lr"] else 0.0
+        factor = optim.rate_factor(
+            step, self.total_steps, self.hparams["warmup_steps"], self.hparams["poly_power"], floor
+        )
         rates = optim.set_rates(optimizer, factor, offsets_learn=step >= self.hparams["offset_warmup_steps"])
         self.log_dict({f"lr/{place}": rate for place, rate in rates.items()}, batch_size=1)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        loss = self.loss(self(batch["image"]), batch["labels"])
+        logits, auxiliary = self._logits(batch["image"])
+        loss = self.loss(logits, batch["labels"])
+        if auxiliary is not None:
+            auxiliary_loss = self.loss(auxiliary, batch["labels"])
+            self.log("train/aux_loss", auxiliary_loss, batch_size=len(batch["image"]))
+            loss = loss + self.hparams["aux_weight"] * auxiliary_loss
         self.log("train/loss", loss, batch_size=len(batch["image"]))
         return loss
 
@@ -181,8 +262,9 @@ class SegmentationTask(LightningModule):
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._start_evaluation()
 
-    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Measure a batch and return its predictions (B, H, W), for callbacks that keep them."""
+        return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self._finish_evaluation("val")
@@ -190,35 +272,38 @@ class SegmentationTask(LightningModule):
     def on_test_epoch_start(self) -> None:  # noqa: D102
         self._start_evaluation()
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Measure a batch and return its predictions (B, H, W), for callbacks that keep them."""
+        return self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self._finish_evaluation("test")
 
     def _start_evaluation(self) -> None:
-        self.confusion.reset()
+        asked = self.hparams["eval_detail"]
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.evaluation.in_detail = asked == "always" or (asked == "outside_fit" and not fitting)
+        self.evaluation.reset()
         self.eval_loss.reset()
 
-    def _evaluate(self, batch: Mapping[str, Any]) -> None:
-        labels = batch["labels"]
-        logits = self(batch["image"])  # (B, N, H, W)
-        self.confusion.update(logits.argmax(1), labels)
+    def _evaluate(self, batch: Mapping[str, Any]) -> Tensor:
+        logits = self.inference(self, batch["image"])  # (B, N, H, W), on the CPU with eval_sums: cpu
+        labels = batch["labels"].to(logits.device)
+        prediction = logits.max(1).indices  # on a CPU several times as fast as argmax
+        self.evaluation.update(prediction, labels, logits, batch.get("size"), batch.get("instances"))
         self.eval_loss.update(losses.cross_entropy(logits, labels), (labels != losses.IGNORE).sum())
+        return prediction
 
     def _finish_evaluation(self, split: str) -> None:
-        self.confusion.sync()
+        self.evaluation.sync()
         self.eval_loss.sync()
-        measured = {
-            "loss": self.eval_loss.compute(),
-            "mIoU": self.confusion.mean_iou(),
-            "pixel_accuracy": self.confusion.pixel_accuracy(),
-        }
-        for name, iou in zip(self.class_names, self.confusion.iou(), strict=True):
-            if not iou.isnan():
-                measured[f"IoU/{name}"] = iou
+        measured = {"loss": self.eval_loss.compute(), **self.evaluation.scalars()}
+        for name, iou in zip(self.class_names, self.evaluation.confusion.iou(), strict=True):
+            measured[f"IoU/{name}"] = iou
+        # What is not defined is not logged, but for what is always looked for.
+        wanted = [name for name, value in measured.items() if name in ("loss", "mIoU") or not value.isnan()]
         # sync_dist: every process has the same sums already; their mean is that value.
-        self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()}, sync_dist=True)
+        self.log_dict({f"{split}/{name}": measured[name].float() for name in wanted}, sync_dist=True)
 
     # Checkpoints
 
@@ -231,9 +316,15 @@ class SegmentationTask(LightningModule):
             checkpoint[HASH] = fingerprint(weights)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on training with another optimizer than the checkpoint's."""
+        """Refuse to go on training with another optimizer than the checkpoint's.
+
+        Training goes on with the weights that were being trained, also where it no longer
+        averages them; the checkpoint holds those beside the averaged ones.
+        """
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        if TRAINED_WEIGHTS in checkpoint and self.hparams["ema_decay"] is None:
+            checkpoint["state_dict"] = checkpoint[TRAINED_WEIGHTS]
         saved, wanted = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["optimizer"], self.hparams["optimizer"]
         if saved != wanted:
             raise UserValueError(

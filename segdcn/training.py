@@ -7,31 +7,44 @@ folder, checkpoints by name, flags that win over a checkpoint, and loggers.
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import yaml
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from rich.console import Console
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdcn import __version__
+from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
+from segdcn.callbacks.effective_dilation import EffectiveDilationLog
+from segdcn.callbacks.next_epoch import NextEpoch
+from segdcn.callbacks.offset_health import OffsetHealth
 from segdcn.callbacks.pictures import Pictures
+from segdcn.callbacks.plan import Plan
 from segdcn.callbacks.progress import Bar, Lines
+from segdcn.callbacks.record import Record
+from segdcn.callbacks.results import Results
+from segdcn.callbacks.stopping import StopOnSignal
+from segdcn.callbacks.submission import Submission
+from segdcn.checkpoint_io import SafeCheckpointIO
+from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
-from segdcn.errors import UserError, UserValueError
+from segdcn.data.class_weights import balanced_weights
+from segdcn.errors import Stopped, UserError, UserValueError
+from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
 from segdcn.refusals import one_line_refusals
 from segdcn.run import CHECKPOINT_WORDS, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
-from segdcn.summary import iou_table, print_summary
+from segdcn.summary import iou_table, print_summary, size_table
 from segdcn.task import SegmentationTask
 
 # What the network is told by the data, with the plain type that a checkpoint keeps.
@@ -94,11 +107,13 @@ class SegmentationCLI(LightningCLI):
     run: Run | None = None  # None in a fast_dev_run, which leaves nothing behind
     resumes = False  # the run goes on in the folder of an earlier one
     checkpoint: dict[str, Any] | None = None
+    results: Results | None = None  # of validate and test
     wandb_id: str | None = None
     wandb_line = "off"
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = list(args)
+        self.line = CommandLine(self.args)
         self.verb = self.args[0]
         settings = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": HelpFormatter}
         # A checkpoint keeps what the task was given, so LightningCLI need not add its own record.
@@ -128,7 +143,7 @@ class SegmentationCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what is ours: the run, W&B, pictures, and the links from data to model."""
+        """Add what is ours: the run, W&B, pictures, offsets, and the links from data to model."""
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; null makes one from data and model."
         )
@@ -137,15 +152,37 @@ class SegmentationCLI(LightningCLI):
             "--wandb", type=WandbMode, default="auto", help="auto is online where an API key is set, else offline."
         )
         parser.add_argument("--wandb_project", type=str, default="segdcn", help="Project on Weights & Biases.")
+        parser.add_argument(
+            "--early_stopping",
+            type=EarlyStop | None,
+            default=None,
+            help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
+        )
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(OffsetHealth, "offset_health")
+        parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--submission",
+                type=Path | None,
+                default=None,
+                help="New folder for the predictions, as the data set's benchmark takes them; "
+                "a split without any label file will do.",
+            )
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and fill in the run's name."""
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
+        for line in self.line.overruled():
+            _say(line)
         self.settings.name = self.settings.name or _default_name(self.settings)
         check_name(self.settings.name)
         if self.settings.trainer.default_root_dir is not None:
@@ -161,7 +198,8 @@ class SegmentationCLI(LightningCLI):
 
         Lightning lets the checkpoint win over everything. Here flags win over the
         checkpoint and the checkpoint over files: a resumed run goes on as it was unless
-        the command line says otherwise, and where a file is overruled a line says so.
+        the command line says otherwise, and where a file is overruled a line says so. Only
+        how to evaluate (`eval_...`) is taken from files first in `validate` and `test`.
         """
         path = self.settings.ckpt_path
         if path is None:
@@ -181,33 +219,21 @@ class SegmentationCLI(LightningCLI):
 
         known = self.settings.model.as_dict()
         saved = {key: value for key, value in self.checkpoint["hyper_parameters"].items() if key in known}
-        for key in self._flags("model"):
+        from_files = self.line.model_keys_in_files()
+        given = self.line.flags("model")
+        if self.verb != "fit":
+            # How to evaluate is no property of the weights: files win there too.
+            given |= {key for key in from_files if key.startswith("eval_")}
+        for key in given:
             saved.pop(key, None)
         saved["encoder_weights"] = None  # replaced by the checkpoint's, so never fetched, not even by a flag
-        from_files = self._model_keys_in_files()
         for key, value in saved.items():
-            matters = self.verb == "fit" or key in NETWORK_KEYS
+            # Weights that an earlier start of this run computed.
+            computed = key == "class_weights" and known[key] == "balanced"
+            matters = (self.verb == "fit" and not computed) or key in NETWORK_KEYS
             if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
         self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
-
-    def _flags(self, group: str) -> set[str]:
-        """Name the keys of a group that are flags on the command line, as in --model.lr 0.01."""
-        prefix = f"--{group}."
-        return {arg[len(prefix) :].partition("=")[0] for arg in self.args if arg.startswith(prefix)}
-
-    def _model_keys_in_files(self) -> set[str]:
-        """Name the model's keys that the files of --config and --model set."""
-        configs = [_read_yaml(value) for option in ("--config", "-c") for value in self._values(option)]
-        models = [config.get("model") or {} for config in configs] + [_read_yaml(v) for v in self._values("--model")]
-        return {key for model in models for key in (_read_yaml(model) if isinstance(model, str) else model)}
-
-    def _values(self, option: str) -> Iterator[str]:
-        """Give what follows an option on the command line: `--x VALUE` or `--x=VALUE`."""
-        for arg, following in zip(self.args, [*self.args[1:], ""], strict=True):
-            name, equals, value = arg.partition("=")
-            if name == option:
-                yield value if equals else following
 
     # Building
 
@@ -229,53 +255,84 @@ class SegmentationCLI(LightningCLI):
         Only now, when data and network stand: a wrong setting leaves no empty folder. The
         trainer lists the data once more, which costs nothing the second time.
         """
+        self._tell_data()
         self.datamodule.setup(self.verb)
         if self.checkpoint is not None:
-            self._check_fit(self.checkpoint)
+            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
         trainer_settings = self._get(self.config_init, "trainer")
-        _try_trainer(trainer_settings)
+        check_trainer(trainer_settings)
         if self.verb == "fit" and self.checkpoint is not None:
-            _check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
+            check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
+        if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
+            self._balance_classes()
         dry = bool(trainer_settings["fast_dev_run"])
         own: list[Callback] = []
         if trainer_settings["enable_progress_bar"] is not False:
             terminal = Console().is_terminal
             kwargs["enable_progress_bar"] = terminal
             own.append(Bar() if terminal else Lines())
+        if self.verb == "fit":
+            own += self._training_callbacks()
         if not dry:
+            if self.verb != "fit" and self.settings.submission is not None:
+                own.append(Submission(self.settings.submission))
             self._make_run()
             assert self.run is not None
             kwargs["default_root_dir"] = str(self.run.path)
             kwargs["logger"] = self._make_loggers(trainer_settings["logger"])
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
+                own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
+            if self.verb != "fit":
+                self.results = self._make_results(self.run, trainer_settings["precision"])
+                own.append(self.results)
         else:
             kwargs["logger"] = False
-        self.record = _Record({"wandb_id": self.wandb_id})
+        self.record = Record({"wandb_id": self.wandb_id})
+        plugins = trainer_settings["plugins"] or []
+        trainer_settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
+        trainer_settings["use_distributed_sampler"] = False  # the data divides its samples itself, exactly
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
 
-    def _check_fit(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other classes or of another network."""
-        saved = checkpoint["hyper_parameters"]
-        if saved.get("class_names") != self.model.hparams["class_names"]:
-            raise UserValueError(
-                f"the checkpoint knows the classes {_short(saved.get('class_names'))}, "
-                f"the data has {_short(self.model.hparams['class_names'])}; choose data with the same classes"
-            )
-        for key in ("mean", "std"):
-            if saved.get(key) != self.model.hparams[key]:
-                _say(f"data.{key} is {self.model.hparams[key]}, but the checkpoint was trained with {saved.get(key)}")
-        ours = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
-        theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-        if different := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-            first = different[0]
-            raise UserValueError(
-                f"the checkpoint holds another network: {len(different)} weights differ, the first is {first} "
-                f"({theirs.get(first, 'missing')} in the checkpoint, {ours.get(first, 'missing')} here); "
-                "leave out the --model flags that change the network"
-            )
+    def _balance_classes(self) -> None:
+        """Compute class weights from the training labels and give them to the task."""
+        data = self.datamodule
+        columns = (TextColumn("counting pixels"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True, disable=not is_first_process()) as bar:
+            labels = bar.add_task("", total=len(data.train_dataset()))
+            weights = balanced_weights(data, progress=lambda: bar.advance(labels))
+        cast(SegmentationTask, self.model).set_class_weights(weights)
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in zip(data.class_names, weights, strict=True))
+        _say(f"class weights: {listed}")
+
+    def _training_callbacks(self) -> list[Callback]:
+        """What only training needs; averaging first, so that all others see averaged weights when fit ends."""
+        own: list[Callback] = []
+        if self.model.hparams["ema_decay"] is not None:
+            own.append(AveragedWeights(self.model.hparams["ema_decay"]))
+        if (when := self._get(self.config_init, "early_stopping")) is not None:
+            own.append(StopEarly(when))
+        return [*own, NextEpoch(), Plan()]
+
+    def _tell_data(self) -> None:
+        """Spare the data instance maps that nobody looks at, and a submission the labels."""
+        detail = self.settings.model.eval_detail
+        self.datamodule.with_instances = detail == "always" or (detail == "outside_fit" and self.verb != "fit")
+        self.datamodule.labels_needed = self.settings.get("submission") is None
+
+    def _make_results(self, run: Run, precision: Any) -> Results:
+        """Build what writes the results of validate and test."""
+        data = self.datamodule
+        described = {
+            "class": self.settings.data.class_path,
+            "root": str(data.root.absolute()),
+            "split": data.val_split if self.verb == "validate" else data.test_split,
+            "limit": data.eval_limit,
+        }
+        facts = {"verb": self.verb, "data": described, "precision": str(precision)}
+        return Results(run.path, Path(self.settings.ckpt_path), facts)
 
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
@@ -305,7 +362,7 @@ class SegmentationCLI(LightningCLI):
             table.drop_from(self.checkpoint["global_step"])
         loggers: list[Logger] = [table]
         config = yaml.safe_load(self._dump())
-        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names")}
+        config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names", "class_weights")}
         config["segdcn"] = __version__
         wandb, self.wandb_line = wandb_logger(
             self.settings.wandb,
@@ -342,6 +399,9 @@ class SegmentationCLI(LightningCLI):
             if self.trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt(self._how_to_go_on()) from error
             raise
+        except Stopped as stopped:
+            stopped.advice = self._how_to_go_on()
+            raise
         except UserError:
             raise
         except Exception as error:
@@ -354,7 +414,7 @@ class SegmentationCLI(LightningCLI):
     def _how_to_go_on(self) -> str:
         if self.run is None or not (self.run.checkpoints / "last.ckpt").is_file():
             return "; nothing was saved"
-        return f"; go on from the last finished epoch with --ckpt_path last --name {self.settings.name}"
+        return f"; go on from where it was saved last with --ckpt_path last --name {self.settings.name}"
 
     def _finish_wandb(self, failed: bool) -> None:
         for logger in self.trainer.loggers:
@@ -378,12 +438,19 @@ class SegmentationCLI(LightningCLI):
             return
         task = cast(SegmentationTask, self.model)
         facts = {}
-        if f"{split}/mIoU" in self.trainer.callback_metrics:
+        measured = f"{split}/mIoU" in self.trainer.callback_metrics
+        if measured and not task.evaluation.confusion.pixels().any():
+            _say("no pixel has a label: nothing was measured")
+        elif measured:
             facts["mIoU"] = f"{self.trainer.callback_metrics[f'{split}/mIoU'].item():.4f}"
         if self.run is not None:
             facts |= self._places(self.run)
-        table = iou_table(f"IoU, {title}", task.class_names, task.confusion) if "mIoU" in facts else None
-        print_summary(table, facts)
+            if self.verb != "fit" and self.settings.submission is not None:
+                facts["submission"] = str(self.settings.submission)
+        tables = [iou_table(f"IoU, {title}", task.class_names, task.evaluation)] if "mIoU" in facts else []
+        if tables and task.evaluation.in_detail:
+            tables.append(size_table(task.evaluation))
+        print_summary(Group(*tables) if tables else None, facts)
 
     def _places(self, run: Run) -> dict[str, str]:
         """Say where everything lies, leaving out what this run did not write."""
@@ -396,71 +463,9 @@ class SegmentationCLI(LightningCLI):
         for name, path in {"last": last, "metrics": run.metrics, "pictures": run.pictures}.items():
             if path.exists():
                 places[name] = str(path)
+        if self.results is not None and self.results.written:
+            places["results"] = str(self.results.written[-1])
         return places | {"W&B": self.wandb_line}
-
-
-class _Record(Callback):
-    """Put plain facts about the run into its checkpoints, under `segdcn`, and note its last validation.
-
-    Among the facts is the state of torch's random numbers: with it a resumed run draws the
-    dropout that it would have drawn. All processes start from one seed and draw alike, so
-    the state of the first, which saves, is that of all.
-    """
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
-        self.validated_epoch = 0  # counted from 1
-        self._random: dict[str, torch.Tensor] = {}  # to be restored
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        random = {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        checkpoint["segdcn"] = self.facts | {"random": random}
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._random = checkpoint.get("segdcn", {}).get("random", {})
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Only now, when loaders are set up and the batch is read: what draws next is the training step.
-        random, self._random = self._random, {}
-        if "cpu" in random:
-            torch.set_rng_state(random["cpu"])
-        if "cuda" in random and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], pl_module.device)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validated_epoch = trainer.current_epoch + 1
-
-
-def _check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
-    """Refuse to go on with a run that has nothing left to train."""
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
-    epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
-    if max_epochs is not None and 0 <= max_epochs <= epochs:
-        raise UserValueError(f"the run has its {epochs} epochs; raise --trainer.max_epochs")
-    if 0 <= max_steps <= checkpoint["global_step"]:
-        raise UserValueError(f"the run has its {checkpoint['global_step']} steps; raise --trainer.max_steps")
-
-
-def _read_yaml(value: str) -> dict[str, Any]:
-    """Read a file of settings, or settings written where a file can stand."""
-    content = yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
-    return content if isinstance(content, dict) else {}
-
-
-def _try_trainer(settings: dict[str, Any]) -> None:
-    """Build a trainer of these settings that writes nothing.
-
-    Its constructor sees nothing but the user's settings, so what it refuses is the user's
-    to mend; and it is asked before there is a run folder and a W&B run.
-    """
-    bare = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
-    try:
-        Trainer(**{**settings, **bare})
-    except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
-        raise UserValueError(f"trainer: {error}") from error
 
 
 def _default_name(settings: Any) -> str:
@@ -479,12 +484,6 @@ def _description(verb: str) -> str:
     }
     more = {"fit": "--model.lr 0.01", "validate": "--ckpt_path best", "test": "--ckpt_path FILE"}
     return what[verb] + "\n" + EXAMPLE.format(verb=verb, more=more[verb])
-
-
-def _short(names: list[str] | None) -> str:
-    if names is None:
-        return "(none)"
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 @rank_zero_only

@@ -111,13 +111,18 @@ def test_a_wrong_verb_or_option_is_one_line(args, line, capsys):
         ("--ckpt_path nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
         ("--ckpt_path bad.yaml", "bad.yaml cannot be read as a checkpoint"),
         ("--pictures.count -1", "pictures.count is -1"),
+        ("--model.min_lr 1", "model.min_lr is 1.0; expected a rate from 0 to model.lr"),
+        ("--model.class_weights much", "model.class_weights: expected a list; expected one of 'balanced'; got much"),
+        ("--early_stopping.patience 0", "early_stopping has patience 0"),
+        ("--early_stopping.patiens 1", "has no setting 'patiens'; did you mean patience?"),
+        ("--trainer.devices 2 --trainer.sync_batchnorm true", "synchronises batch normalisation on GPUs only"),
         ("stray", "cannot place 'stray'; options are written --key value"),
     ],
 )
 def test_bad_input_to_fit_is_one_line_and_leaves_nothing_behind(run, tmp_path, rest, expected):
     (tmp_path / "bad.yaml").write_text("trainer: {max_epoch: 3}\n")
     (tmp_path / "bad_model.yaml").write_text("encoderr: resnet18\n")
-    code, lines = run("fit", f"--wandb off --trainer.max_epochs 1 {rest}")
+    code, lines = run("fit", f"--wandb off --trainer.max_epochs 1 --trainer.accelerator cpu {rest}")
     assert code == cli.EXIT_USER_ERROR
     assert len(lines) == 1 and lines[0].startswith("segdcn: error: ")
     assert expected in lines[0]

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
@@ -137,16 +139,25 @@ def test_last_goes_on_in_the_same_folder(copied, workplace):
     assert len(list(copied.glob(f"wandb/offline-run-*-{first['segdcn']['wandb_id']}"))) == 2
 
 
-@pytest.mark.parametrize("architecture", ["deeplab", "deeplabv3plus"])  # without and with dropout
-def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(
-    architecture, workplace, tmp_path, monkeypatch, capsys
-):
+# Averaged weights, an auxiliary head (with dropout), computed class weights, and validation by steps.
+RECIPE = (
+    "--model.ema_decay=0.5 --model.aux_weight=0.4 --model.class_weights=balanced --trainer.max_epochs=-1 "
+    "--trainer.max_steps=6 --trainer.val_check_interval=2 --trainer.check_val_every_n_epoch=null"
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["--model.architecture=deeplab", "--model.architecture=deeplabv3plus", RECIPE],
+    ids=["plain", "dropout", "recipe"],
+)
+def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(more, workplace, tmp_path, monkeypatch, capsys):
     """Stopped in the middle of the second of two epochs; it goes on from the end of the first."""
     monkeypatch.chdir(workplace)
     # Lightning ignores further signals while it shuts down; this process lives on.
     monkeypatch.setattr("signal.signal", lambda *_: None)
     flags = ["--trainer.max_epochs=2", "--wandb=off", "--pictures.count=0", "--model.offset_warmup_steps=2"]
-    flags.append(f"--model.architecture={architecture}")
+    flags += more.split()
     assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/whole", *flags) == 0
 
     def stop(self, batch, batch_idx, start=SegmentationTask.on_train_batch_start):
@@ -158,20 +169,22 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not_stopped(
         patch.setattr(SegmentationTask, "on_train_batch_start", stop)
         capsys.readouterr()
         assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/stopped", *flags) == cli.EXIT_INTERRUPTED
-        assert "go on from the last finished epoch with --ckpt_path last --name tried" in capsys.readouterr().err
+        assert "go on from where it was saved last with --ckpt_path last --name tried" in capsys.readouterr().err
     assert segdcn(workplace, "fit", f"--runs_dir={tmp_path}/stopped", *flags, "--ckpt_path=last") == 0
 
     (whole,) = tmp_path.glob("whole/*/*/checkpoints/last.ckpt")
     (stopped,) = tmp_path.glob("stopped/*/*/checkpoints/last.ckpt")
     expected, found = load(whole), load(stopped)
     assert found["global_step"] == expected["global_step"] == 6
-    assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    for weights in {"state_dict", "current_model_state"} & expected.keys():
+        assert all(torch.equal(found[weights][name], value) for name, value in expected[weights].items())
     assert torch.equal(found["segdcn"]["random"]["cpu"], expected["segdcn"]["random"]["cpu"])
 
     # The steps that were done twice are in the table once.
     whole_rows, stopped_rows = rows(whole.parents[1]), rows(stopped.parents[1])
     assert [row["step"] for row in stopped_rows] == [row["step"] for row in whole_rows]
-    assert [row["train/loss"] for row in stopped_rows] == [row["train/loss"] for row in whole_rows]
+    for measure in ("train/loss", "val/mIoU"):
+        assert [row[measure] for row in stopped_rows] == [row[measure] for row in whole_rows]
 
 
 def test_going_on_with_a_finished_run_is_refused_in_one_line(copied, workplace, capsys):
@@ -280,3 +293,78 @@ def test_the_name_is_made_from_data_and_model(workplace, tmp_path, monkeypatch):
         assert cli.main(["fit", "--data=shapes.yaml", "--model=model.yaml", *flags]) == 0
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["shapes-deeplab-resnet18-dcn2", "shapes-deeplab-resnet18-plain"]
+
+
+@pytest.fixture(scope="module")
+def by_recipe(workplace, tmp_path_factory):
+    """A run with all of RECIPE; its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("recipe")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.chdir(workplace)
+        flags = ["--wandb=off", "--pictures.count=0", f"--runs_dir={folder}", "--model.lr_batch=4", *RECIPE.split()]
+        assert segdcn(workplace, "fit", *flags) == 0
+    (run,) = folder.glob("tried/*")
+    return run, printed.getvalue()
+
+
+def test_validation_by_steps_is_kept_as_best_and_last(by_recipe):
+    """Batches of 2 of 6 pictures, validated after steps 2, 4 and 6, which are 1, 3 and 5 in the table."""
+    run, printed = by_recipe
+    measured = {row["step"]: float(row["val/mIoU"]) for row in rows(run) if row["val/mIoU"]}
+    assert list(measured) == ["1", "3", "5"]
+    best, last = (load(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert last["global_step"] == 6
+    assert measured[str(best["global_step"] - 1)] == max(measured.values())
+    assert "training: 6 steps of 2 images, 2 epochs of 3 steps" in printed
+    assert "model.lr 0.05 was chosen for 4 images a step, here are 2" in printed
+
+
+def test_the_averaged_weights_are_what_is_measured_later(by_recipe, workplace, monkeypatch, capsys):
+    run, _ = by_recipe
+    monkeypatch.chdir(workplace)
+    last = load(run / "checkpoints" / "last.ckpt")
+    assert not torch.equal(
+        *(last[key]["network.encoder.conv1.weight"] for key in ("state_dict", "current_model_state"))
+    )
+    seen = [float(row["val/mIoU"]) for row in rows(run) if row["val/mIoU"]][-1]
+    flags = ["--wandb=off", f"--runs_dir={run.parents[1]}", "--ckpt_path=last"]
+    capsys.readouterr()
+    assert segdcn(workplace, "validate", *flags) == 0
+    assert f"mIoU        {seen:.4f}" in capsys.readouterr().out
+
+
+def test_computed_class_weights_are_numbers_in_the_checkpoint(by_recipe):
+    run, printed = by_recipe
+    saved = load(run / "checkpoints" / "last.ckpt")["hyper_parameters"]["class_weights"]
+    assert len(saved) == 7 and len(set(saved)) > 3 and min(saved) == saved[0]  # background is the most frequent
+    assert f"class weights: background {saved[0]:g}, disc " in printed
+
+
+@pytest.mark.parametrize("recipe_is_last", [True, False])
+def test_a_recipe_wins_where_it_is_last_and_is_named_where_it_is_not(
+    recipe_is_last, workplace, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("segdcn.training.SegmentationCLI._run_subcommand", lambda *_: None)
+    monkeypatch.chdir(workplace)
+    (tmp_path / "recipe.yaml").write_text("data: {init_args: {batch_size: 3}}\nmodel: {lr: 0.5}\n")
+    recipe = ["--config", str(tmp_path / "recipe.yaml")]
+    files = ["--data=shapes.yaml", "--model=model.yaml"]
+    files = files + recipe if recipe_is_last else recipe + files
+    assert cli.main(["fit", *files, "--wandb=off", "--trainer.max_epochs=1", f"--runs_dir={tmp_path}"]) == 0
+    (written,) = tmp_path.glob("*/*/config.yaml")
+    config = yaml.safe_load(written.read_text())
+    found = config["data"]["init_args"]["batch_size"], config["model"]["lr"]
+    assert found == ((3, 0.5) if recipe_is_last else (2, 0.05))
+    named = [line for line in capsys.readouterr().out.splitlines() if line.endswith("what comes later wins")]
+    assert len(named) == (0 if recipe_is_last else 2)
+
+
+def test_early_stopping_ends_a_run(workplace, tmp_path, monkeypatch, capsys):
+    """Nothing rises by 2: the second validation is the first without a new best."""
+    monkeypatch.chdir(workplace)
+    flags = ["--trainer.max_epochs=5", "--wandb=off", "--pictures.count=0", f"--runs_dir={tmp_path}"]
+    stop = ["--early_stopping.patience=1", "--early_stopping.min_delta=2"]
+    assert segdcn(workplace, "fit", *flags, *stop) == 0
+    (last,) = tmp_path.glob("tried/*/checkpoints/last.ckpt")
+    assert load(last)["epoch"] == 1
+    assert "segdcn: stopped early: no better val/mIoU than " in capsys.readouterr().out

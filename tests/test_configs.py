@@ -1,14 +1,21 @@
 """Every YAML under configs/, found by globbing: it parses, builds, and takes one small step."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from segdcn import cli
+from segdcn.sweep.command import expand
+from segdcn.sweep.file import read_sweep
+from segdcn.sweep.parameters import Choice
+from segdcn.task import SegmentationTask
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
+SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
+RECIPES = sorted((CONFIGS / "recipe").glob("*.yaml"))
 SMALL = ["--data.batch_size=2", "--data.num_workers=0", "--data.crop_size=64", "--trainer.accelerator=cpu"]
 
 
@@ -44,7 +51,45 @@ def test_a_data_set_takes_a_step(data, shapes, test_data, tmp_path, monkeypatch)
     assert one_step(data, CONFIGS / "model" / "deeplabv3plus_r18_dcn.yaml", f"--data.root={root}") == 0
 
 
-@pytest.mark.parametrize("config", [CONFIGS / "base.yaml", *MODELS, *DATA], ids=lambda path: path.stem)
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+def test_a_trial_of_a_sweep_takes_a_step(sweep, shapes, tmp_path, monkeypatch):
+    """With the last value of every parameter, and the command as it stands in the file."""
+    monkeypatch.chdir(CONFIGS.parent)
+    read = read_sweep(sweep)
+    values = {parameter.name: last_value(parameter.space) for parameter in read.parameters}
+    (tmp_path / "args.json").write_text(json.dumps(read.arguments(values)))
+    command = expand(read.command, read.program, read.arguments(values), tmp_path / "args.json")
+    flags = ["--data.root", str(shapes), "--trainer.fast_dev_run=1", *SMALL]
+    assert cli.main([*command[command.index("fit") :], *flags]) == 0
+
+
+def last_value(space):
+    return space.values[-1] if isinstance(space, Choice) else space.high
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_takes_a_step_and_changes_what_data_and_model_say(recipe, shapes, tmp_path, monkeypatch):
+    """With the smallest model, which says another rate and has no auxiliary head."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def note(self, batch, batch_idx, step=SegmentationTask.training_step):
+        seen.append((self.hparams, self.network.auxiliary_head))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", note)
+    data = tmp_path / "shapes.yaml"
+    data.write_text(f"class_path: segdcn.data.Shapes\ninit_args: {{root: {shapes}}}\n")
+    model = CONFIGS / "model" / "deeplabv3plus_r18_dcn.yaml"
+    assert one_step(data, model, "--config", str(recipe), *SMALL, "--data.train_split=train") == 0
+    ((hparams, auxiliary_head),) = seen
+    assert (hparams["optimizer"], hparams["lr"], hparams["min_lr"], hparams["aux_weight"]) == ("sgd", 0.01, 1e-4, 0.4)
+    assert auxiliary_head is not None
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIGS / "base.yaml", *MODELS, *DATA, *RECIPES, *SWEEPS], ids=lambda path: path.stem
+)
 def test_a_config_opens_with_a_note_whose_files_exist(config):
     """What it is, what to expect, and the command that runs it."""
     head = [line for line in config.read_text().splitlines() if line.startswith("#")]

@@ -17,28 +17,37 @@ ALLOWED = {
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
+    "inference": {"errors"},
+    "task": {"errors", "models", "losses", "metrics", "optim", "inference", "fingerprint", "run"},
     "fingerprint": set(),
-    "task": {"errors", "models", "losses", "metrics", "optim", "fingerprint", "run"},
     "description": {"errors", "__version__"},
-    "predictor": {"errors", "description"},
+    "predictor": {"errors", "description", "inference"},
     "export": {
         *("errors", "fingerprint", "ops", "layers", "models", "task", "run", "description", "predictor"),
     },
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "pictures"},
+    "callbacks": {"errors", "task", "offsets", "pictures", "__version__"},
     "run": {"errors", "fingerprint"},
     "loggers": {"errors"},
+    "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics"},
     "refusals": {"errors"},
     "help": set(),
+    "command_line": set(),
+    "fitting": {"errors", "task"},
     "training": {
-        *("errors", "data", "task", "callbacks", "run", "loggers", "summary", "refusals", "help", "__version__")
+        *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
+        *("command_line", "fitting", "__version__"),
     },
-    "verbs": {"errors", "data", "losses", "metrics", "ops", "timing", "predictor", "export"},
+    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "verbs": {
+        *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
+        *("timing", "sweep", "predictor", "export"),
+    },
 }
-TORCH_ONLY = {"errors", "ops", "layers"}
+TORCH_ONLY = {"errors", "ops", "layers", "inference"}
 
 
 def imports(path: Path) -> set[str]:

@@ -67,6 +67,13 @@ def test_the_schedule_by_hand():
     assert factors[14] == 0.0
 
 
+def test_the_schedule_ends_at_its_floor():
+    """Of 10 steps at power 1 and a floor of 0.2: 1, then 0.2 + 0.8/2 halfway, then 0.2; warm-up knows no floor."""
+    factors = [rate_factor(step, total_steps=10, warmup_steps=0, power=1.0, floor=0.2) for step in (0, 5, 10, 11)]
+    assert factors == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert rate_factor(0, total_steps=10, warmup_steps=10, power=1.0, floor=0.2) == pytest.approx(0.1)
+
+
 def test_power_zero_keeps_the_rate_and_a_step_too_many_is_no_error():
     assert rate_factor(5, total_steps=10, warmup_steps=0, power=0.0) == 1.0
     assert rate_factor(12, total_steps=10, warmup_steps=0, power=0.9) == 0.0

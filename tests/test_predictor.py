@@ -28,8 +28,8 @@ def picture(height, width):
 
 def test_images_are_normalised_as_in_validation():
     image = picture(33, 20)
-    transform = transforms.eval_transform(DESCRIPTION.mean, DESCRIPTION.std)
-    expected, _ = transforms.apply(transform, image, np.zeros((33, 20), np.uint8), (0, 0, 0))
+    transform = transforms.EvalTransform(DESCRIPTION.mean, DESCRIPTION.std)
+    expected, _ = transform(image, np.zeros((33, 20), np.uint8), (0, 0, 0))
     found = Predictor(lambda x: x, DESCRIPTION).normalised(image)
     torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
 
@@ -46,6 +46,23 @@ def test_images_are_padded_with_the_mean_colour_below_and_right_and_the_padding_
     assert seen[0].shape == (1, 3, 48, 16) and seen[0][:, :, 33:].abs().max() == 0
     assert labels.shape == (33, 16) and labels.dtype == np.uint8
     assert (labels == (image[:, :, 0] / 255 < 0.485)).all()  # class 0 where red is above its mean
+
+
+def test_windows_and_mirror_images_are_those_of_inference():
+    """A network that looks at pixels alone gives the same in windows and mirrored."""
+    seen = []
+
+    def run(image):
+        seen.append(tuple(image.shape))
+        return image[:, :2]
+
+    predictor, image = Predictor(run, DESCRIPTION), picture(40, 50)
+    whole = predictor.logits(image)
+    torch.testing.assert_close(predictor.logits(image, window=(32, 32)), whole)
+    assert set(seen[1:]) == {(1, 3, 32, 32)} and len(seen) == 1 + 2 * 2
+    torch.testing.assert_close(predictor.probabilities(image, flip=True), predictor.probabilities(image))
+    with pytest.raises(UserValueError, match="the window of evaluation is"):
+        predictor.predict(image, window=(30, 30))
 
 
 def test_probabilities_are_the_softmax():

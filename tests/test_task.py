@@ -20,6 +20,8 @@ CLASSES = ["sky", "road", "cat"]  # no pixel is a cat
 class TinyNetwork(nn.Module):
     """The names that matter: an encoder with a deformable layer, and a head."""
 
+    size_divisor = 1
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
@@ -145,6 +147,97 @@ def test_the_rates_follow_the_schedule_step_by_step(tmp_path):
     assert [rates["offset"] for rates in seen] == pytest.approx([0.0, 0.04, 0.04, 0.02])
 
 
+def rates_of_steps(task, fit):
+    """Fit, and note the head's and the offsets' rates at every optimizer step."""
+    seen = []
+
+    def note(optimizer):
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        seen.append((rates["head"], rates["offset"]))
+
+    task.on_before_optimizer_step = note
+    fit.fit(task, loader())
+    return seen
+
+
+def test_the_rates_end_at_min_lr_and_its_share_of_the_others(tmp_path):
+    """4 steps from 0.4 towards 0.04 at power 1: 0.04 + 0.36 * (1, 3/4, 1/2, 1/4); offsets at a tenth."""
+    seen = rates_of_steps(make_task(lr=0.4, min_lr=0.04, poly_power=1.0), trainer(tmp_path, max_epochs=1))
+    assert [head for head, _ in seen] == pytest.approx([0.4, 0.31, 0.22, 0.13])
+    assert [offset for _, offset in seen] == pytest.approx([0.04, 0.031, 0.022, 0.013])
+
+
+def test_the_schedule_counts_optimizer_steps_where_gradients_accumulate(tmp_path):
+    """2 epochs of 4 batches, 2 to a step: 4 steps."""
+    fit = trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2)
+    seen = rates_of_steps(make_task(lr=0.4, warmup_steps=1, poly_power=1.0), fit)
+    assert [head for head, _ in seen] == pytest.approx([0.4, 0.4, 0.4 * 2 / 3, 0.4 / 3])
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_set(tmp_path):
+    """One step of SGD moves the weights by lr * gradient: at most 0.1 * 0.001 in all."""
+    moved = {}
+    for norm in (None, 1e-3):
+        task = make_task(lr=0.1, weight_decay=0.0, momentum=0.0, offset_lr_scale=1.0)
+        before = [parameter.detach().clone() for parameter in task.parameters()]
+        trainer(tmp_path, max_steps=1, gradient_clip_val=norm).fit(task, loader())
+        differences = [(now - then).norm() for now, then in zip(task.parameters(), before, strict=True)]
+        moved[norm] = torch.stack(differences).norm().item()
+    assert moved[1e-3] == pytest.approx(1e-4, rel=1e-3) and moved[None] > 1e-2
+
+
+def test_the_auxiliary_loss_is_added_with_its_weight(tmp_path, monkeypatch):
+    """An auxiliary head that knows nothing costs log(3) whatever it is shown."""
+
+    class WithAuxiliary(TinyNetwork):
+        def forward(self, image):
+            logits = super().forward(image)
+            return (logits, torch.zeros_like(logits)) if self.training else logits
+
+    monkeypatch.setattr(
+        segdcn.task,
+        "build_deeplab",
+        lambda num_classes, auxiliary_head, **_: (WithAuxiliary if auxiliary_head else TinyNetwork)(num_classes),
+    )
+    batch, losses = next(iter(loader())), {}
+    for weight in (0.0, 0.4):
+        task = make_task(aux_weight=weight).train()
+        task.log = lambda *_, **__: None
+        losses[weight] = task.training_step(batch, 0).item()
+    assert losses[0.4] - losses[0.0] == pytest.approx(0.4 * torch.tensor(3.0).log().item())
+    assert isinstance(task(batch["image"]), torch.Tensor)  # logits alone, in training too
+
+
+def test_class_weights_given_later_are_what_a_checkpoint_keeps(tmp_path):
+    task = make_task(class_weights="balanced")
+    with pytest.raises(UserValueError, match="nobody has computed them"):
+        trainer(tmp_path, max_epochs=1).fit(task, loader())
+    task.set_class_weights([0.5, 2.0, 1.0])
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(task, loader())
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    again = SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert again.hparams["class_weights"] == [0.5, 2.0, 1.0]
+    assert again.loss.class_weights.tolist() == [0.5, 2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"min_lr": 0.02, "lr": 0.01}, "model.min_lr is 0.02; expected a rate from 0 to model.lr, which is 0.01"),
+        ({"aux_weight": -1.0}, "model.aux_weight is -1.0"),
+        ({"lr_batch": 0}, "model.lr_batch is 0"),
+        ({"ema_decay": 1.0}, "model.ema_decay is 1.0"),
+        ({"class_weights": [1.0]}, "1 class_weights for 3 classes"),
+        ({"class_weights": "balanced", "loss": {"dice": 1.0}}, "are for the loss cross_entropy; add it"),
+    ],
+)
+def test_settings_of_training_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(UserValueError) as caught:
+        make_task(**settings)
+    assert message in str(caught.value)
+
+
 def test_a_batch_of_ignored_pixels_does_not_end_training(tmp_path):
     task = make_task(weight_decay=0.0)
     ignored = [sample | {"labels": torch.full((8, 8), 255)} for sample in samples()]
@@ -222,3 +315,41 @@ def test_the_network_works_on_channels_last():
 def test_class_names_must_be_as_many_as_classes():
     with pytest.raises(UserValueError, match="2 class_names for 3 classes"):
         SegmentationTask(num_classes=3, class_names=["a", "b"])
+
+
+def test_windows_and_mirroring_are_settings_of_the_task(tmp_path):
+    """8x8 pictures in windows of 4x8 with an overlap of 0: two windows, each also mirrored; trained on as a whole."""
+    seen = []
+    task = make_task(eval_window=[4, 8], eval_overlap=0.0, eval_flip=True)
+    task.network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    trainer(tmp_path).validate(task, loader(batch_size=8), verbose=False)
+    assert seen == [(8, 3, 4, 8)] * 4
+    seen.clear()
+    trainer(tmp_path, max_steps=1).fit(task, loader(batch_size=8))
+    assert seen == [(8, 3, 8, 8)]
+
+
+@pytest.mark.parametrize("detail,in_fit,in_validate", [("outside_fit", 0, 1), ("always", 1, 1), ("never", 0, 0)])
+def test_costly_measures_are_made_where_they_are_asked_for(tmp_path, detail, in_fit, in_validate):
+    task = make_task(eval_detail=detail)
+    costly = {"val/boundary_mIoU", "val/mIoU_small_objects", "val/calibration_error"}
+    fitting = trainer(tmp_path, max_epochs=1)
+    fitting.fit(task, loader(), loader())
+    assert costly & fitting.callback_metrics.keys() == (costly if in_fit else set())
+    measured = trainer(tmp_path).validate(task, loader(), verbose=False)[0]
+    assert costly & measured.keys() == (costly if in_validate else set())
+    # No object of an 8x8 picture is large: what is not defined is not logged.
+    assert "val/mIoU_large_objects" not in measured
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"eval_window": [4, 8, 8]}, "one number, or"),
+        ({"eval_window": 0}, "window of evaluation"),
+        ({"eval_overlap": 1.5}, "overlap"),
+    ],
+)
+def test_evaluation_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(UserValueError, match=message):
+        make_task(**settings)

@@ -11,9 +11,6 @@ from segdcn import offsets
 from segdcn.errors import UserValueError
 from segdcn.task import SegmentationTask
 
-# How many of the last deformable layers a sampling picture follows: 9, 81, 729 points.
-CHAIN = 3
-
 
 class Pictures(Callback):
     """Draw what a network makes of a few validation images at the end of fit.
@@ -50,7 +47,7 @@ class Pictures(Callback):
             stem = folder / Path(sample["name"]).name
             draw_prediction(sample, prediction, pl_module).save(f"{stem}.png")
             if fields:
-                draw_sampling(sample, fields, pl_module, padded.shape[2:]).save(f"{stem}_sampling.png")
+                draw_sampling(sample, fields, pl_module).save(f"{stem}_sampling.png")
 
 
 def fixed_indices(length: int, count: int) -> list[int]:
@@ -96,22 +93,14 @@ def draw_prediction(sample: dict[str, Any], prediction: Tensor, task: Segmentati
     )
 
 
-def draw_sampling(
-    sample: dict[str, Any], fields: list[offsets.SamplingField], task: SegmentationTask, size: tuple[int, int]
-) -> Any:
-    """Draw what the deformable layers read at a few places; `size` is that of the padded image."""
+def draw_sampling(sample: dict[str, Any], fields: list[offsets.SamplingField], task: SegmentationTask) -> Any:
+    """Draw what the deformable layers read at a few places."""
     from segdcn.pictures import offsets as offset_pictures
     from segdcn.pictures import segmentation
 
     places = offset_pictures.choose_places(sample["labels"].numpy())
-    chains = [fields[-length:] for length in range(1, min(CHAIN, len(fields)) + 1)]
-    titles, taps = [], 1
-    for i, chain in enumerate(chains):
-        taps *= chain[0].positions.shape[1]
-        titles.append(f"{'last layer' if i == 0 else f'last {i + 1} layers'}: {'up to ' if i else ''}{taps} points")
-    return offset_pictures.sampling_picture(
+    return offset_pictures.follow(
         segmentation.to_pixels(sample["image"], task.hparams["mean"], task.hparams["std"]),
-        places=[(y, x, task.class_names[label]) for y, x, label in places],
-        points=[[offsets.trace(chain, (y, x), size) for chain in chains] for y, x, _ in places],
-        titles=titles,
+        fields,
+        [(y, x, task.class_names[label]) for y, x, label in places],
     )

@@ -1,7 +1,8 @@
 """Data sets: one class each, see `segdcn.data.base.SegmentationData`."""
 
-from segdcn.data.base import Sample, SegmentationData, SegmentationDataset
+from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.cityscapes import Cityscapes
+from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.folder import Folder
 from segdcn.data.loading import EpochSampler, original_message
 from segdcn.data.shapes import Shapes

@@ -4,21 +4,25 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from pytorch_lightning.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
 
-from segdcn.data import transforms
-from segdcn.data.files import read_id_map, read_picture
-from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Item, PadAndStack, start_worker
-from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
+from segdcn.data.dataset import SegmentationDataset
+from segdcn.data.files import check_file, check_size, read_id_map, read_picture, write_id_map
+from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
+from segdcn.data.resumable import ResumableLoader
+from segdcn.data.transforms import EvalTransform, TrainTransform
+from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserValueError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,6 +44,13 @@ class Sample:
     labels: Path
     instances: Path | None = None
 
+    def required(self, split: str) -> list[tuple[Path, str]]:
+        """Name the files that have to be there, each with what to say when it is not."""
+        return [
+            (self.image, f"{self.image} does not exist, but the split {split!r} lists it"),
+            (self.labels, f"{self.image} has no label file; expected {self.labels}"),
+        ]
+
 
 class SegmentationData(pl.LightningDataModule):
     """Base of every data set: batches for training, validation and test.
@@ -47,9 +58,9 @@ class SegmentationData(pl.LightningDataModule):
     A subclass sets `class_names` and `palette` and implements `list_samples`; it overrides
     `read_labels` if its files need mapping to class ids. Batches are
     `{"image": (B, 3, H, W) float32 normalised, "labels": (B, H, W) int64 with 255 = ignore,
-    "name": list[str]}`.
+    "name": list[str]}`, and what `segdcn.data.loading.Batch` adds.
 
-    Training batches are augmented crops (see `segdcn.data.transforms`), shuffled, and the
+    Training batches are augmented crops (see `segdcn.data.transforms.TrainTransform`), shuffled, and the
     last incomplete batch of an epoch is left out. Every random choice follows from (seed,
     epoch, index), so a run repeats whatever the number of workers. Validation and test
     give whole images in their original size and order.
@@ -67,6 +78,10 @@ class SegmentationData(pl.LightningDataModule):
         scale_range: Smallest and largest factor by which a training image is scaled before
             cropping, uniformly drawn. [1, 1] leaves sizes alone.
         flip_prob: Probability of mirroring left to right, 0 to 1.
+        cat_max_ratio: A crop in which one class has more than this share of the pixels that are not
+            ignored is drawn again, up to 10 times in all; above 0, and 1 is off.
+        rotation: Largest angle in degrees by which a crop is turned to either side; 0 is off.
+        blur: Probability of blurring, by a standard deviation of 0.3 to 2 pixels; 0 is off.
         colour_jitter: Brightness, contrast and saturation change by up to a factor of 1 +- this,
             hue by up to a quarter of it (1 is the full circle); 0 to 1, 0 is off.
         mean: Channel means (R, G, B) subtracted from values in 0..1. ImageNet's by default;
@@ -82,11 +97,18 @@ class SegmentationData(pl.LightningDataModule):
         train_limit: Train on the first n samples only; null takes all. For trials: a network
             that cannot overfit 8 images has a bug.
         eval_limit: Validate and test on the first n samples only; null takes all.
+        cache: Decode what `fit` reads once, and then read crops: from `disk`, files that stay, or from
+            `ram`, shared memory that the last process to use it frees. Takes 4 bytes a pixel; null
+            decodes every time. The pixels are the same.
+        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn.
     """
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int = IGNORE_INDEX
+
+    with_instances = True  # evaluation batches carry the instance maps that the set has
+    labels_needed = True  # False: a split without any label file is no error, its labels are all 255
 
     def __init__(
         self,
@@ -97,6 +119,9 @@ class SegmentationData(pl.LightningDataModule):
         crop_size: int | tuple[int, int] = 512,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip_prob: float = 0.5,
+        cat_max_ratio: float = 1.0,
+        rotation: float = 0.0,
+        blur: float = 0.0,
         colour_jitter: float = 0.0,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
@@ -107,6 +132,8 @@ class SegmentationData(pl.LightningDataModule):
         test_split: str = "val",
         train_limit: int | None = None,
         eval_limit: int | None = None,
+        cache: Kind | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -114,12 +141,16 @@ class SegmentationData(pl.LightningDataModule):
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         self.scale_range = (scale_range[0], scale_range[1])
         self.flip_prob, self.colour_jitter = flip_prob, colour_jitter
+        self.cat_max_ratio, self.rotation, self.blur = cat_max_ratio, rotation, blur
         self.mean, self.std = list(mean), list(std)
         self.seed, self.size_divisor = seed, size_divisor
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.train_limit, self.eval_limit = train_limit, eval_limit
+        self.cache, self.cache_dir = cache, cache_dir
+        self.cached: SampleCache | None = None  # opened when `fit` is set up
         self._listed: dict[str, list[Sample]] = {}
         self._check_settings()
+        self._common = set(vars(self))
 
     # What a data set says about itself
 
@@ -153,6 +184,10 @@ class SegmentationData(pl.LightningDataModule):
                 f"expected 0 to {self.num_classes - 1}, or {IGNORE_INDEX} for pixels to ignore"
             )
 
+    def own_settings(self) -> dict[str, Any]:
+        """Give the settings that only this data set has; what is decoded may depend on them."""
+        return {name: value for name, value in sorted(vars(self).items()) if name not in self._common | {"_common"}}
+
     def read_instances(self, sample: Sample) -> np.ndarray:
         """Read the instance map (H, W): 0 is no instance, each other number one object.
 
@@ -166,6 +201,31 @@ class SegmentationData(pl.LightningDataModule):
     def label_files(self, folder: Path) -> dict[str, Path]:
         """Find the label PNGs below a folder, by the name of their sample; for scoring without images."""
         return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.png"))}
+
+    def instance_file(self, labels: Path) -> Path | None:
+        """Find the instance map that belongs to a label PNG; None if there is none."""
+        return None
+
+    def write_prediction(self, folder: Path, split: str, name: str, prediction: np.ndarray) -> Path:
+        """Write a predicted label map for the data set's own evaluation.
+
+        Args:
+            folder: Folder of the submission; files go below it.
+            split: Split that the sample is of.
+            name: Name of the sample.
+            prediction: Class ids (H, W) uint8 at the original size.
+
+        Returns:
+            The file: here `<name>.png` with class ids and palette.
+
+        Raises:
+            InvalidDataError: The name leads out of the folder.
+        """
+        path = folder / f"{name}.png"
+        if ".." in path.relative_to(folder).parts:  # a list may name pictures so
+            raise InvalidDataError(f"the sample {name} cannot be written below {folder}; its name leads out of it")
+        write_id_map(path, prediction, self.palette)
+        return path
 
     @property
     def categories(self) -> dict[str, list[int]]:
@@ -182,32 +242,107 @@ class SegmentationData(pl.LightningDataModule):
             InvalidDataError: The split is empty.
         """
         if split not in self._listed:
-            if not self.root.is_dir():
-                raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
-            samples = self.list_samples(split)
-            if not samples:
-                raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+            samples = self.listed(split)
+            unlabelled = not self.labels_needed and not any(sample.labels.is_file() for sample in samples)
             for sample in samples:
-                if not sample.image.is_file():
-                    raise MissingFileError(f"{sample.image} does not exist, but the split {split!r} lists it")
-                if not sample.labels.is_file():
-                    raise MissingFileError(f"{sample.image} has no label file; expected {sample.labels}")
+                for path, missing in sample.required(split):
+                    if path != sample.labels or not unlabelled:
+                        check_file(path, missing)
+                if sample.image == sample.labels:
+                    raise InvalidDataError(f"{sample.image} is listed as its own label map in the split {split!r}")
             self._listed[split] = samples
         return self._listed[split]
 
-    def train_dataset(self) -> "SegmentationDataset":
+    def check_root(self) -> None:
+        """Refuse a root that is no folder.
+
+        Raises:
+            MissingFileError: It is none.
+        """
+        if not os.path.isdir(self.root):
+            raise MissingFileError(f"data.root {self.root.absolute()} is not a folder; set --data.root")
+
+    def listed(self, split: str) -> list[Sample]:
+        """List the samples of a split, at least one; whether their files exist is not checked.
+
+        Raises:
+            MissingFileError: The root or the split is missing.
+            InvalidDataError: The split is empty, or its list cannot be read.
+        """
+        self.check_root()
+        try:
+            samples = self.list_samples(split)
+        except UserError:
+            raise
+        except OSError as error:
+            raise InvalidDataError(f"{error.filename or self.root} cannot be read ({error.strerror})") from error
+        if not samples:
+            raise InvalidDataError(f"the split {split!r} of {self.root} lists no images")
+        return samples
+
+    def decode(self, sample: Sample) -> Decoded:
+        """Read a sample from its files, checked.
+
+        Raises:
+            MissingFileError: A file is gone.
+            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
+        """
+        image = read_picture(sample.image)
+        if not self.labels_needed and not sample.labels.is_file():
+            return Decoded(image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8))
+        labels = self.read_labels(sample)
+        check_size(sample.labels, labels, sample.image, image)
+        self.check_labels(labels, sample.labels)
+        return Decoded(image, labels.astype(np.uint8))
+
+    def train_dataset(self) -> SegmentationDataset:
         """Return the augmented training samples."""
-        transform = transforms.train_transform(
-            self.crop_size, self.scale_range, self.flip_prob, self.colour_jitter, self.mean, self.std
+        transform = TrainTransform(
+            crop_size=self.crop_size,
+            scale_range=self.scale_range,
+            flip_prob=self.flip_prob,
+            colour_jitter=self.colour_jitter,
+            mean=self.mean,
+            std=self.std,
+            cat_max_ratio=self.cat_max_ratio,
+            rotation=self.rotation,
+            blur=self.blur,
         )
         return SegmentationDataset(self, self.samples(self.train_split)[: self.train_limit], transform)
 
-    def eval_dataset(self, split: str) -> "SegmentationDataset":
+    def eval_dataset(self, split: str) -> SegmentationDataset:
         """Return the samples of a split as they are: original size and order, only normalised."""
-        transform = transforms.eval_transform(self.mean, self.std)
-        return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform)
+        transform = EvalTransform(self.mean, self.std)
+        return SegmentationDataset(self, self.samples(split)[: self.eval_limit], transform, self.with_instances)
+
+    # The cache
+
+    def open_cache(self) -> SampleCache | None:
+        """Open the cache that the settings ask for, if they do; from then on samples come from it.
+
+        Raises:
+            UserValueError: Its folder cannot be written.
+        """
+        if self.cache is not None and self.cached is None:
+            parent = Path(self.cache_dir).expanduser() if self.cache_dir is not None else None
+            self.cached = SampleCache(self.cache, folder_name(self), parent)
+        return self.cached
+
+    def _read_by_fit(self) -> list[Sample]:
+        return [
+            *self.samples(self.train_split)[: self.train_limit],
+            *self.samples(self.val_split)[: self.eval_limit],
+        ]
 
     # What Lightning calls
+
+    def prepare_data(self) -> None:
+        """Fill the cache with what `fit` reads; Lightning has one process of each machine do it."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if cache := self.open_cache():
+            first = self.trainer is None or self.trainer.is_global_zero
+            cache.fill(self._read_by_fit(), self.decode, threads=max(1, self.num_workers), quiet=not first)
 
     def setup(self, stage: str) -> None:
         """List what `stage` needs (fit, validate, test or predict), so that a wrong root stops a run at once."""
@@ -220,6 +355,8 @@ class SegmentationData(pl.LightningDataModule):
                 )
         if stage in ("fit", "validate"):
             self.samples(self.val_split)
+        if stage == "fit" and (cache := self.open_cache()):
+            cache.check_space(self._read_by_fit())
         if stage in ("test", "predict"):
             self.samples(self.test_split)
 
@@ -230,8 +367,8 @@ class SegmentationData(pl.LightningDataModule):
         """
         dataset = self.train_dataset()
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        sampler = EpochSampler(len(dataset), self.seed, epoch=epoch)
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+        sampler = EpochSampler(len(dataset), self.seed, True, epoch, *self._share())
+        return self.loader(dataset, sampler, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """Serve the validation split."""
@@ -243,12 +380,20 @@ class SegmentationData(pl.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         dataset = self.eval_dataset(split)
-        return self._loader(dataset, range(len(dataset)), self.eval_batch_size, drop_last=False)
+        rank, processes = self._share()
+        # Not padded to equal shares, as torch's DistributedSampler would: no sample counts twice.
+        return self.loader(dataset, range(rank, len(dataset), processes), self.eval_batch_size, drop_last=False)
 
-    def _loader(self, dataset: "SegmentationDataset", sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+    def _share(self) -> tuple[int, int]:
+        """Return which process this is, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
+        """Serve the samples whose keys `sampler` gives, in batches, as training and validation do."""
+        kind = ResumableLoader if isinstance(sampler, EpochSampler) else DataLoader
         # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
         cv2.setNumThreads(1)
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
@@ -276,7 +421,7 @@ class SegmentationData(pl.LightningDataModule):
         for name in ("train_limit", "eval_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
-        for name in ("flip_prob", "colour_jitter"):
+        for name in ("flip_prob", "colour_jitter", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
         if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
@@ -289,50 +434,15 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(
                 f"data.scale_range is {[smallest, largest]}; expected [smallest, largest] with 0 < smallest <= largest"
             )
+        if not 0 < self.cat_max_ratio <= 1:
+            raise UserValueError(
+                f"data.cat_max_ratio is {self.cat_max_ratio}; expected a share above 0 and up to 1, which is off"
+            )
+        if not 0 <= self.rotation <= 180:
+            raise UserValueError(f"data.rotation is {self.rotation}; expected degrees from 0 to 180")
+        if self.cache not in (None, *get_args(Kind)):
+            raise UserValueError(f"data.cache is {self.cache!r}; expected {', '.join(get_args(Kind))} or null")
+        if self.cache == "ram" and self.cache_dir is not None:
+            raise UserValueError("data.cache_dir is for data.cache disk; with ram the cache lies in shared memory")
         if min(self.std) <= 0:
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")
-
-
-class SegmentationDataset(Dataset[Item]):
-    """The samples of one split, read and transformed on demand.
-
-    Args:
-        data: Reads the labels and knows the classes.
-        samples: What to serve.
-        transform: From `segdcn.data.transforms`.
-    """
-
-    def __init__(self, data: SegmentationData, samples: Sequence[Sample], transform: Any) -> None:
-        self.data, self.samples, self.transform = data, samples, transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        """Return one sample; the key is an index, or `(epoch, index)` from an `EpochSampler`.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        epoch, index = (0, key) if isinstance(key, int) else key
-        image, labels = self.read(index)
-        image_chw, labels_hw = transforms.apply(self.transform, image, labels, (self.data.seed, epoch, index))
-        return {"image": image_chw, "labels": labels_hw, "name": self.samples[index].name}
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a sample as it is stored: picture (H, W, 3) uint8 RGB and labels (H, W) uint8.
-
-        Raises:
-            MissingFileError: A file is gone.
-            InvalidDataError: A file is damaged, the sizes differ, or a label is no class.
-        """
-        sample = self.samples[index]
-        image, labels = read_picture(sample.image), self.data.read_labels(sample)
-        if image.shape[:2] != labels.shape:
-            raise InvalidDataError(
-                f"{sample.labels} is {labels.shape[0]}x{labels.shape[1]} pixels (height x width), "
-                f"but its image {sample.image} is {image.shape[0]}x{image.shape[1]}"
-            )
-        self.data.check_labels(labels, sample.labels)
-        return image, labels.astype(np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segdcn.data.base import Sample, SegmentationData
-from segdcn.data.files import read_id_map
+from segdcn.data.files import read_id_map, write_id_map
 from segdcn.data.loading import IGNORE_INDEX
 from segdcn.errors import InvalidDataError, MissingFileError
 
@@ -146,6 +146,17 @@ class Cityscapes(SegmentationData):
         end = "_gtFine_labelIds.png"
         fine = {path.name.removesuffix(end): path for path in sorted(folder.rglob(f"*{end}"))}
         return fine or {path.stem: path for path in sorted(folder.rglob("*.png"))}
+
+    def instance_file(self, labels: Path) -> Path | None:
+        """Find `<frame>_gtFine_instanceIds.png` beside the labelIds."""
+        path = labels.with_name(labels.name.replace("_labelIds.png", "_instanceIds.png"))
+        return path if path != labels and path.is_file() else None
+
+    def write_prediction(self, folder: Path, split: str, name: str, prediction: np.ndarray) -> Path:
+        """Write labelIds to `<city>_<sequence>_<frame>_pred_labelIds.png`, as the benchmark's server takes them."""
+        path = folder / f"{name}_pred_labelIds.png"
+        write_id_map(path, ID_OF_CLASS[prediction])
+        return path
 
     @property
     def categories(self) -> dict[str, list[int]]:

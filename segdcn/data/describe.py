@@ -11,12 +11,13 @@ from segdcn.data.base import SegmentationData
 from segdcn.errors import MissingFileError, UserValueError
 
 
-def load_data(description: str, **overrides: Any) -> SegmentationData:
+def load_data(description: str, settings: dict[str, Any] | None = None, **overrides: Any) -> SegmentationData:
     """Build the data set that a YAML such as configs/data/voc.yaml describes.
 
     Args:
         description: The file: `class_path` and `init_args`.
-        overrides: Settings that win over the file's, such as `root`.
+        settings: Settings that win over the file's.
+        overrides: Settings that win over both, such as `root`; None leaves one as it is.
 
     Raises:
         MissingFileError: There is no such file.
@@ -29,20 +30,28 @@ def load_data(description: str, **overrides: Any) -> SegmentationData:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    return build_data(content, path, **overrides)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return build_data(content, path, {**(settings or {}), **given})
 
 
-def build_data(content: Any, path: Path, **overrides: Any) -> SegmentationData:
-    """Build the data set that the content of a YAML describes; arguments and errors as `load_data`."""
-    if not isinstance(content, dict) or not isinstance(content.get("class_path"), str):
+def build_data(content: Any, path: Path, settings: dict[str, Any]) -> SegmentationData:
+    """Build the data set that the content of a YAML describes; errors are `load_data`'s.
+
+    Args:
+        content: What the YAML holds.
+        path: Where that is from; for messages.
+        settings: Settings that win over it.
+    """
+    init_args = (content.get("init_args") or {}) if isinstance(content, dict) else None
+    if not isinstance(init_args, dict) or not isinstance(content.get("class_path"), str):
         raise UserValueError(
             f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"
         )
     kind = _data_class(content["class_path"], path)
-    settings = {**(content.get("init_args") or {}), **overrides}
+    init_args = {**init_args, **settings}
     try:
-        inspect.signature(kind).bind(**settings)
-        return kind(**settings)
+        inspect.signature(kind).bind(**init_args)
+        return kind(**init_args)
     except TypeError as error:
         raise UserValueError(f"{path}: {error}") from error
 

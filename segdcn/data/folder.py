@@ -1,6 +1,5 @@
 """Any data set on disk, described by a few lines of YAML."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import numpy as np
 
 from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.files import read_id_map, read_picture
+from segdcn.data.lists import join_below, read_list
 from segdcn.data.loading import IGNORE_INDEX
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
@@ -84,17 +84,14 @@ class Folder(SegmentationData):
 
     def _listed_samples(self, split: str) -> list[Sample]:
         assert self.lists is not None
-        path = self._below_root(self.lists.format(split=split), "data.lists")
+        path = join_below(self.root, self.lists.format(split=split), "data.lists")
         if not path.is_file():
             raise MissingFileError(
                 f"{path} does not exist: no list of the split {split!r} (data.lists is {self.lists})"
             )
         samples = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            where = f"{path}, line {number}"
-            match line.strip().split("\t") if "\t" in line else line.split():
-                case []:
-                    continue
+        for where, line in read_list(path):
+            match _fields_of(line):
                 case [name]:
                     image, labels = (pattern.format(split=split, name=name) for pattern in (self.images, self.labels))
                     pair = (name, image, labels)
@@ -102,32 +99,28 @@ class Folder(SegmentationData):
                     pair = (Path(image).with_suffix("").as_posix(), image, labels)
                 case _:
                     raise InvalidDataError(
-                        f"{where} is {line.strip()!r}; expected a name, or an image and a label path "
+                        f"{where} is {line!r}; expected a name, or an image and a label path "
                         "(with a tab between them if they hold spaces)"
                     )
-            samples.append(Sample(pair[0], self._below_root(pair[1], where), self._below_root(pair[2], where)))
+            samples.append(
+                Sample(pair[0], join_below(self.root, pair[1], where), join_below(self.root, pair[2], where))
+            )
         return samples
 
     def _matching_samples(self, split: str) -> list[Sample]:
         pattern = self.images.replace("{split}", split)
         before, _, after = pattern.partition("{name}")
-        folder = self._below_root(before[: before.rfind("/") + 1] or ".", "data.images")
+        folder = join_below(self.root, before[: before.rfind("/") + 1] or ".", "data.images")
         if not folder.is_dir():
             raise MissingFileError(f"{folder} does not exist: no pictures of the split {split!r} (data.images)")
         expression = re.compile(re.escape(before) + "(.+)" + re.escape(after))
         samples = []
         for path in sorted(folder.rglob(f"*{Path(after).suffix}")):
             match = expression.fullmatch(path.relative_to(self.root).as_posix())
-            if match is not None and path.is_file():
+            if match is not None:
                 labels = self.labels.format(split=split, name=match[1])
-                samples.append(Sample(match[1], path, self._below_root(labels, "data.labels")))
+                samples.append(Sample(match[1], path, join_below(self.root, labels, "data.labels")))
         return samples
-
-    def _below_root(self, relative: str, where: str) -> Path:
-        path = Path(os.path.normpath(self.root / relative.replace("\\", "/")))
-        if not path.is_relative_to(os.path.normpath(self.root)):
-            raise InvalidDataError(f"{where} names {relative}, which lies outside data.root {self.root}")
-        return path
 
     # The description
 
@@ -163,6 +156,14 @@ class Folder(SegmentationData):
                 raise UserValueError(
                     f"data.ignore holds {value}; with label_format {self.label_format} it lists {kind}"
                 )
+
+
+def _fields_of(line: str) -> list[str]:
+    """Split a line at its tab; without one, into its words if the last is a file; else it is a name."""
+    if "\t" in line:
+        return [part.strip() for part in line.split("\t")]
+    words = line.split()
+    return words if Path(words[-1]).suffix else [line]
 
 
 def _fields(pattern: str) -> set[str]:

@@ -2,31 +2,38 @@
 
 import re
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import cv2
 import numpy as np
 import torch
 from torch.nn.functional import pad
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, default_collate
 
 IGNORE_INDEX = 255
 
 
 class Item(TypedDict):
-    """One sample: image (3, H, W) float32 normalised, labels (H, W) int64, name."""
+    """One sample: image (3, H, W) float32 normalised, labels (H, W) int64, name; instances (H, W) int32."""
 
     image: torch.Tensor
     labels: torch.Tensor
     name: str
+    instances: NotRequired[torch.Tensor]
 
 
 class Batch(TypedDict):
-    """The batch contract: image (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+    """The batch contract: image (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore.
+
+    Beside them the (height, width) of each image before padding and, in evaluation of a set that has
+    them, the instance maps (B, H, W) int32, 0 being no object.
+    """
 
     image: torch.Tensor
     labels: torch.Tensor
     name: list[str]
+    size: list[tuple[int, int]]
+    instances: NotRequired[torch.Tensor]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -35,7 +42,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     The epoch travels with the index, so that a worker which outlives epochs
     (`persistent_workers`) still knows which one a sample is for. The order is a
     permutation drawn from (seed, epoch) alone: neither the global random state nor the
-    number of workers has a say.
+    number of workers has a say. Of several processes each takes every `processes`-th key of this one permutation, the
+    last few left out where they cannot be divided, so that all have equally many.
 
     Args:
         size: Number of samples.
@@ -43,26 +51,35 @@ class EpochSampler(Sampler[tuple[int, int]]):
         shuffle: False keeps the order of the list.
         epoch: Epoch of the first pass. A resumed run has to name it here, because
             Lightning starts the workers before it calls `set_epoch`.
+        rank: This process.
+        processes: How many processes share the samples.
+
+    Attributes:
+        start: How many keys the next pass leaves out at its beginning; the pass sets it to 0.
     """
 
-    # For several processes: let each take every world_size-th key of this same permutation.
-
-    def __init__(self, size: int, seed: int = 0, shuffle: bool = True, epoch: int = 0) -> None:
+    def __init__(
+        self, size: int, seed: int = 0, shuffle: bool = True, epoch: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
         self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, epoch
+        self.rank, self.processes = rank, processes
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass (Lightning calls this before each)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return self.size // self.processes
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
+        start, self.start = self.start, 0
         order = np.arange(self.size)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
-        return iter([(epoch, int(index)) for index in order])
+        mine = order[self.rank :: self.processes][: len(self)]
+        return iter([(epoch, int(index)) for index in mine[start:]])
 
 
 class PadAndStack:
@@ -83,17 +100,26 @@ class PadAndStack:
         """Return the batch of these items."""
         height = self._rounded_up(max(item["image"].shape[-2] for item in items))
         width = self._rounded_up(max(item["image"].shape[-1] for item in items))
-        images, labels = [], []
+        images, labels, instances, sizes = [], [], [], []
         for item in items:
             h, w = item["image"].shape[-2:]
             margins = (0, width - w, 0, height - h)
-            images.append(pad(item["image"], margins))
-            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX))
-        return {
-            "image": torch.stack(images),
-            "labels": torch.stack(labels),
+            sizes.append((h, w))
+            padded = any(margins)
+            images.append(pad(item["image"], margins) if padded else item["image"])
+            labels.append(pad(item["labels"], margins, value=IGNORE_INDEX) if padded else item["labels"])
+            if "instances" in item:
+                instances.append(pad(item["instances"], margins) if padded else item["instances"])
+        # Not torch.stack: in a worker, default_collate stacks in shared memory, which saves a copy.
+        batch: Batch = {
+            "image": default_collate(images),
+            "labels": default_collate(labels),
             "name": [item["name"] for item in items],
+            "size": sizes,
         }
+        if len(instances) == len(items):
+            batch["instances"] = default_collate(instances)
+        return batch
 
     def _rounded_up(self, length: int) -> int:
         return -(-length // self.size_divisor) * self.size_divisor

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segdcn.data import collage
-from segdcn.data.base import Sample
+from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.outlines import FORMS
 from segdcn.data.voc import VOC
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
@@ -43,6 +43,8 @@ class Shapes(VOC):
     class_names: tuple[str, ...] = CLASS_NAMES
     palette: tuple[tuple[int, int, int], ...] = PALETTE
     image_suffix: str = ".png"
+    # No server takes them: class ids with a palette, not VOC's tree.
+    write_prediction = SegmentationData.write_prediction
 
     def list_samples(self, split: str) -> list[Sample]:
         """List the names of a split, after a look at the record that `make` writes last."""

@@ -1,7 +1,17 @@
 """PASCAL VOC 2012 (Everingham et al. 2015), and any data set stored in its layout."""
 
+from pathlib import Path
+
+import numpy as np
+
 from segdcn.data.base import Sample, SegmentationData
+from segdcn.data.files import write_id_map
+from segdcn.data.lists import join_below, read_list
 from segdcn.errors import MissingFileError
+
+# The training set of 10,582 pictures that papers use, of VOC and SBD (see segdcn.data.voc_sbd).
+SBD_SPLIT = "trainaug"
+SBD_FOLDER = "SegmentationClassAug"
 
 
 class VOC(SegmentationData):
@@ -9,7 +19,8 @@ class VOC(SegmentationData):
 
     `root` is the folder that holds `JPEGImages`, `SegmentationClass` and
     `ImageSets/Segmentation`: `.../VOCdevkit/VOC2012` in the official tree. A split is the
-    name of a list in `ImageSets/Segmentation`, without `.txt`.
+    name of a list in `ImageSets/Segmentation`, without `.txt`; the labels of `trainaug`, which
+    `segdcn data prepare voc-sbd` makes, lie in `SegmentationClassAug`.
 
     Args and batches are those of `SegmentationData`.
     """
@@ -70,17 +81,42 @@ class VOC(SegmentationData):
         if not path.is_file():
             there = ", ".join(sorted(file.stem for file in lists.glob("*.txt"))) or "none"
             raise MissingFileError(f"{path} does not exist: no split {split!r}; splits in this folder: {there}")
+        labels = self._label_folder(split)
         instances = self.root / "SegmentationObject"
-        has_instances = instances.is_dir()
+        has_instances = instances.is_dir() and split != SBD_SPLIT
         return [
             Sample(
                 name=name,
-                image=self.root / "JPEGImages" / f"{name}{self.image_suffix}",
-                labels=self.root / "SegmentationClass" / f"{name}.png",
+                image=join_below(self.root, f"JPEGImages/{name}{self.image_suffix}", where),
+                labels=join_below(self.root, f"{labels}/{name}.png", where),
                 instances=instances / f"{name}.png" if has_instances else None,
             )
-            for name in path.read_text().split()
+            for where, name in read_list(path)
         ]
+
+    def instance_file(self, labels: Path) -> Path | None:
+        """Find the file of the same name in `SegmentationObject`."""
+        path = labels.parent.with_name("SegmentationObject") / labels.name
+        return path if path.is_file() else None
+
+    def write_prediction(self, folder: Path, split: str, name: str, prediction: np.ndarray) -> Path:
+        """Write a palette PNG into the tree that the VOC server takes, packed as it is (`tar czf`).
+
+        `comp6` is the competition in which other data than VOC's may have been trained on.
+        """
+        path = folder / "results" / "VOC2012" / "Segmentation" / f"comp6_{split}_cls" / f"{name}.png"
+        write_id_map(path, prediction, self.palette)
+        return path
+
+    def _label_folder(self, split: str) -> str:
+        if split != SBD_SPLIT:
+            return "SegmentationClass"
+        if not (self.root / SBD_FOLDER).is_dir():
+            raise MissingFileError(
+                f"{self.root / SBD_FOLDER} does not exist, where the labels of the split {split!r} lie; "
+                "segdcn data prepare voc-sbd makes them"
+            )
+        return SBD_FOLDER
 
     def _check_root(self) -> None:
         expected = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from segdcn.predictor import Run
 
@@ -72,6 +73,12 @@ def compare(network: nn.Module, exported: Run, inputs: Iterable[tuple[str, Tenso
             one = replace(one, rounding=(expected - exact).abs().max().item())
         found.append(one)
     return found
+
+
+def padded(image: Tensor, size_divisor: int) -> Tensor:
+    """Pad an image with zeros, at the bottom and on the right, to a size that networks take."""
+    height, width = image.shape[2:]
+    return pad(image, (0, -width % size_divisor, 0, -height % size_divisor))
 
 
 def other_sizes(size_divisor: int) -> list[tuple[str, Tensor]]:

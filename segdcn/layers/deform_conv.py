@@ -58,8 +58,13 @@ class _DeformableConv(_ConvNd):
         """Make the deformable twin of `conv`, which computes the same and shares its parameters.
 
         Raises:
-            UserValueError: `conv` pads with something else than zeros.
+            UserValueError: `conv` is another kind of convolution, or pads with something else than zeros.
         """
+        plain = nn.Conv2d if issubclass(cls, nn.Conv2d) else nn.Conv3d
+        if not isinstance(conv, plain):
+            raise UserValueError(
+                f"conv is a {type(conv).__name__}, but {cls.__name__} can only be made of a {plain.__name__}"
+            )
         if conv.padding_mode != "zeros":
             raise UserValueError(f"padding_mode is {conv.padding_mode!r}, but a deformable convolution reads zeros")
         layer = cls(

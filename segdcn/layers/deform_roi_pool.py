@@ -8,12 +8,15 @@ from torch.nn import functional as F
 
 from segdcn.errors import UserValueError
 from segdcn.ops import autocast, deform_psroi_pool, deform_roi_pool
+from segdcn.ops.roi_pool import bins, count, number
 
 Boxes = Tensor | Sequence[Tensor]
 
 
 def as_rois(boxes: Boxes) -> Tensor:
     """Turn what detection models hand to a RoI pooler into regions (R, 5): index of the image, x1, y1, x2, y2.
+
+    Half-precision boxes become float32: float16 knows no area of 300x300, bfloat16 not the image number 257.
 
     Args:
         boxes: One (n, 4) tensor per image, or already (R, 5).
@@ -24,11 +27,17 @@ def as_rois(boxes: Boxes) -> Tensor:
     if isinstance(boxes, Tensor):
         if boxes.dim() != 2 or boxes.shape[1] != 5:
             raise UserValueError(f"boxes has shape {tuple(boxes.shape)}, but must be (R, 5), or one (n, 4) per image")
-        return boxes
+        return _exact(boxes)
+    if not isinstance(boxes, (list, tuple)) or not all(isinstance(box, Tensor) for box in boxes):
+        raise UserValueError(f"boxes is a {type(boxes).__name__}, but must be a list of tensors, or one tensor (R, 5)")
     if not boxes or any(box.dim() != 2 or box.shape[1] != 4 for box in boxes):
         shapes = [tuple(box.shape) for box in boxes]
         raise UserValueError(f"boxes have shapes {shapes}, but must be one (n, 4) tensor per image, or (R, 5)")
-    return torch.cat([F.pad(box, (1, 0), value=float(i)) for i, box in enumerate(boxes)])
+    return torch.cat([F.pad(_exact(box), (1, 0), value=float(i)) for i, box in enumerate(boxes)])
+
+
+def _exact(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype == torch.float64 else boxes.float()
 
 
 class DeformableRoIPool(nn.Module):
@@ -66,19 +75,20 @@ class DeformableRoIPool(nn.Module):
         hidden: int = 1024,
     ) -> None:
         super().__init__()
-        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-        self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
-        self.channels, self.hidden = channels, hidden
+        self.output_size = tuple(bins(output_size))
+        self.spatial_scale = number("spatial_scale", spatial_scale, positive=True)
+        self.sampling_ratio, self.gamma = count("sampling_ratio", sampling_ratio, 0), number("gamma", gamma)
+        self.channels, self.hidden = count("channels", channels, 1), count("hidden", hidden, 1)
         self.offset_fc = self._predictor(2)
 
     def _predictor(self, fields: int) -> nn.Sequential:
         """Make fully connected layers that give `fields` numbers per bin, zero at the start."""
-        bins = self.output_size[0] * self.output_size[1]
-        last = nn.Linear(self.hidden, fields * bins)
+        num_bins = self.output_size[0] * self.output_size[1]
+        last = nn.Linear(self.hidden, fields * num_bins)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         first = [
-            nn.Linear(self.channels * bins, self.hidden),
+            nn.Linear(self.channels * num_bins, self.hidden),
             nn.ReLU(),
             nn.Linear(self.hidden, self.hidden),
             nn.ReLU(),
@@ -97,6 +107,8 @@ class DeformableRoIPool(nn.Module):
 
     def pool(self, input: Tensor, rois: Tensor, offset: Tensor | None, spatial_scale: float) -> Tensor:
         """Pool with the layer's settings, but for the scale."""
+        if input.dim() == 4 and input.shape[1] != self.channels:
+            raise UserValueError(f"input has {input.shape[1]} channels, but the layer was made for {self.channels}")
         size = (self.output_size[0], self.output_size[1])
         return deform_roi_pool(input, rois, offset, size, spatial_scale, self.sampling_ratio, self.gamma)
 
@@ -193,10 +205,13 @@ class DeformablePSRoIPool(nn.Module):
         spatial_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if classes < 1 or output_dim % classes != 0:
+        output_dim, group_size = count("output_dim", output_dim, 1), count("group_size", group_size, 1)
+        if count("classes", classes, 1) and output_dim % classes != 0:
             raise UserValueError(f"classes is {classes}, but must divide output_dim, which is {output_dim}")
         self.output_dim, self.group_size, self.classes = output_dim, group_size, classes
-        self.samples_per_part, self.trans_std, self.spatial_scale = samples_per_part, trans_std, spatial_scale
+        self.samples_per_part = count("samples_per_part", samples_per_part, 1)
+        self.trans_std = number("trans_std", trans_std)
+        self.spatial_scale = number("spatial_scale", spatial_scale, positive=True)
         self.score_conv = nn.Conv2d(in_channels, output_dim * group_size**2, 1)
         self.offset_conv = nn.Conv2d(in_channels, 2 * classes * group_size**2, 1)
         nn.init.zeros_(self.offset_conv.weight)
@@ -240,15 +255,18 @@ class DeformablePSRoIPool(nn.Module):
 class MultiScaleDeformableRoIPool(nn.Module):
     """A deformable RoI pooling on the levels of a feature pyramid, called as torchvision's MultiScaleRoIAlign is.
 
-        model = torchvision.models.detection.fasterrcnn_resnet50_fpn(...)
+        model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
         layer = DeformableRoIPool(256, 7, sampling_ratio=2)
         model.roi_heads.box_roi_pool = MultiScaleDeformableRoIPool(layer, ["0", "1", "2", "3"])
 
     A box of 224 pixels reads level 4 (stride 16); twice the size, one level further up. All levels share the layer.
 
+    MultiScaleRoIAlign reads half a pixel further down and to the right on each level (`aligned=False`), so a
+    detector that was trained with it gives other results when this takes its place: train on.
+
     Args:
         layer: DeformableRoIPool or ModulatedDeformableRoIPool; its spatial_scale is not used.
-        featmap_names: The pyramid's levels to read, finest first.
+        featmap_names: The pyramid's levels to read; names that it does not have are passed over.
         canonical_scale: Size of a box, in pixels, that reads the canonical level.
         canonical_level: That level; level n has stride 2**n.
 
@@ -264,12 +282,21 @@ class MultiScaleDeformableRoIPool(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
+        if not isinstance(layer, DeformableRoIPool):
+            raise UserValueError(
+                f"layer is a {type(layer).__name__}, but must be a DeformableRoIPool or ModulatedDeformableRoIPool"
+            )
         self.layer, self.featmap_names = layer, list(featmap_names)
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool each box from its level: features, boxes and sizes (height, width) of the images -> (R, C, ...)."""
-        maps = [x[name] for name in self.featmap_names]
+        maps = [features for name, features in x.items() if name in self.featmap_names]
+        if not maps:
+            raise UserValueError(
+                f"the pyramid has the levels {list(x)}, but none of featmap_names {self.featmap_names}"
+            )
+        maps.sort(key=lambda features: -max(features.shape[2:]))  # finest first
         longest = max(max(shape) for shape in image_shapes)
         # Strides are powers of two, but padded sizes are not exact multiples of them.
         strides = [round(torch.tensor(longest / max(m.shape[2:])).log2().item()) for m in maps]

@@ -1,13 +1,13 @@
 """Count which class was taken for which, over a whole data set."""
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdcn.losses import IGNORE
+from segdcn.metrics.sums import Sums
 
 
-class ConfusionMatrix(nn.Module):
+class ConfusionMatrix(Sums):
     """Pixels by label (row) and prediction (column), in int64.
 
     Every measure is read from the counts of the whole set, never averaged over batches or
@@ -27,14 +27,8 @@ class ConfusionMatrix(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        # Not persistent: a checkpoint holds what was learnt, not half an evaluation.
-        self.register_buffer("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), persistent=False)
-        self.register_buffer("missed", torch.zeros(num_classes, dtype=torch.int64), persistent=False)
-
-    def reset(self) -> None:
-        """Set all counts to zero."""
-        self.matrix.zero_()
-        self.missed.zero_()
+        self.add_sum("matrix", num_classes, num_classes)
+        self.add_sum("missed", num_classes)
 
     @torch.no_grad()
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -52,12 +46,6 @@ class ConfusionMatrix(nn.Module):
         counts = torch.bincount(pairs, minlength=n * (n + 1)).view(n, n + 1).to(self.matrix.device)
         self.matrix += counts[:, :n]
         self.missed += counts[:, n]
-
-    def sync(self) -> None:
-        """Sum the counts of all processes; call once, after the last batch."""
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.matrix)
-            dist.all_reduce(self.missed)
 
     def iou(self) -> Tensor:
         """Intersection over union of every class, (N,) float64, NaN where a class does not occur."""
@@ -84,10 +72,14 @@ class ConfusionMatrix(nn.Module):
     def _overlap(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """Intersection and union of groups (M, N) of classes, in pixels, float64 (exact below 2^53)."""
         groups, matrix = (groups != 0).double(), self.matrix.double()
-        labelled = groups @ (matrix.sum(1) + self.missed)
+        labelled = groups @ self.pixels().double()
         predicted = groups @ matrix.sum(0)
         intersection = ((groups @ matrix) * groups).sum(1)
         return intersection, labelled + predicted - intersection
+
+    def pixels(self) -> Tensor:
+        """Labelled pixels of every class, (N,) int64."""
+        return self.matrix.sum(1) + self.missed
 
     def mean_iou(self) -> Tensor:
         """Mean of `iou()` over the classes that occur, a float64 scalar; NaN if none does."""

@@ -8,6 +8,7 @@ from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Deco
 from torch import Tensor, nn
 
 from segdcn.errors import UserValueError
+from segdcn.models.auxiliary import AuxiliaryHead
 from segdcn.models.encoder import build_encoder, make_deformable
 
 ARCHITECTURES = ("deeplab", "deeplabv3", "deeplabv3plus")
@@ -31,6 +32,7 @@ class DeepLab(nn.Module):
         size_divisor: Height and width must be multiples of it.
         pools_image: The decoder normalises an image-wide average over the batch, which a
             batch of one does not allow in training.
+        auxiliary_head: Makes logits of the third stage's features, in training only.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class DeepLab(nn.Module):
         segmentation_head: nn.Module,
         size_divisor: int,
         pools_image: bool,
+        auxiliary_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -47,15 +50,23 @@ class DeepLab(nn.Module):
         self.segmentation_head = segmentation_head
         self.size_divisor = size_divisor
         self.pools_image = pools_image
+        self.auxiliary_head = auxiliary_head
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to logits (B, N, H, W).
+
+        In training a network with an auxiliary head gives that head's logits too: (logits,
+        auxiliary logits). In evaluation the auxiliary head is not run.
 
         Raises:
             UserValueError: A size or a batch that the network cannot take.
         """
         self._check(image)
-        return self.segmentation_head(self.decoder(self.encoder(image)))
+        features = self.encoder(image)
+        logits = self.segmentation_head(self.decoder(features))
+        if self.training and self.auxiliary_head is not None:
+            return logits, self.auxiliary_head(features[-2])
+        return logits
 
     def _check(self, image: Tensor) -> None:
         if image.dim() != 4 or image.shape[1] != 3:
@@ -85,6 +96,7 @@ def build_deeplab(
     offset_groups: int = 1,
     num_classes: int = 21,
     dilation: int | None = None,
+    auxiliary_head: bool = False,
 ) -> DeepLab:
     """Build a DeepLab whose last 3x3 encoder convolutions are deformable.
 
@@ -103,6 +115,7 @@ def build_deeplab(
         num_classes: N, channels of the logits.
         dilation: Dilation of the last stage's 3x3 convolutions; None is what output_stride
             implies.
+        auxiliary_head: Add an auxiliary head, whose parameters are named `auxiliary_head.*`.
 
     Returns:
         A network from images (B, 3, H, W) to logits (B, N, H, W); H and W must be
@@ -147,4 +160,6 @@ def build_deeplab(
     head = SegmentationHead(head_channels, num_classes, kernel_size=1, upsampling=upsampling)
     if architecture == "deeplab":
         smp.base.initialization.initialize_head(head)
-    return DeepLab(body, decoder, head, size_divisor=output_stride, pools_image=architecture != "deeplab")
+    # Built last, so that the weights of all the rest do not depend on it.
+    auxiliary = AuxiliaryHead(channels[-2], num_classes, min(16, output_stride)) if auxiliary_head else None
+    return DeepLab(body, decoder, head, output_stride, architecture != "deeplab", auxiliary)

@@ -162,7 +162,7 @@ def each(name: str, value: int | Sequence[int], dims: int, minimum: int) -> list
         ValueError: These are not as many whole numbers, or one is too small or too large.
     """
     items: list = list(value) if isinstance(value, (tuple, list)) else [value] * dims
-    items = [v if isinstance(v, int) else _whole(v) for v in items]
+    items = [v if isinstance(v, int) else whole(v) for v in items]
     if len(items) != dims or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in items):
         names = ", ".join(DIMENSIONS[-dims:])
         raise ValueError(f"{name} is {value!r}, but must be an int or ({names}), each at least {minimum}")
@@ -171,10 +171,11 @@ def each(name: str, value: int | Sequence[int], dims: int, minimum: int) -> list
     return items
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """Return the int that a whole number of another type stands for; anything else as it is, to be refused."""
     try:
         return operator.index(value)
-    except TypeError:  # no whole number; what is none stays, to be refused
+    except TypeError:
         return value
 
 

@@ -5,11 +5,15 @@ compute in `roi_reference.py`, and how fast in cuda/.
 """
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, get_proxy_mode
 
 from segdcn.ops import library, roi_registration, transforms
+from segdcn.ops.deform_conv import whole
 
 Size = int | tuple[int, int] | list[int]
 
@@ -46,8 +50,8 @@ def deform_roi_pool(
     Under autocast the input takes the autocast dtype, rois and offset stay float32. The result is the same in every
     run with the same number of threads; on a GPU the gradient of the input is so under
     torch.use_deterministic_algorithms(True). Differentiable any number of times in input and offset (not in rois);
-    second and forward-mode derivatives and torch.func go through plain torch, slowly; torch.vmap over
-    rois needs a sampling_ratio.
+    second and forward-mode derivatives and torch.func go through plain torch, slowly and with several copies of every
+    sample in memory (second derivatives: of some regions at a time); torch.vmap over rois needs a sampling_ratio.
 
     Args:
         input: Feature map (B, C, H, W); float16, bfloat16, float32 or float64. A channels-last
@@ -70,11 +74,11 @@ def deform_roi_pool(
 
     Source: Dai et al. 2017, section 2.2; mmcv's deform_roi_pool.
     """
-    size = _size("output_size", output_size)
+    size = bins(output_size)
     _check_tensors(input, rois, offset)
     _check_offset(offset, rois, size, "output_size", 2)
-    scale, gamma = _number("spatial_scale", spatial_scale, positive=True), _number("gamma", gamma)
-    samples = _count("sampling_ratio", sampling_ratio, minimum=0)
+    scale, gamma = number("spatial_scale", spatial_scale, positive=True), number("gamma", gamma)
+    samples = count("sampling_ratio", sampling_ratio, minimum=0)
     _check_images(input, rois)
     settings = (size, scale, samples, gamma, _channels_last(input))
     if roi_registration.needs_definition(input, offset):
@@ -136,12 +140,12 @@ def deform_psroi_pool(
 
     Source: Dai et al. 2017, section 2.2; MXNet's DeformablePSROIPooling.
     """
-    group_size = _count("group_size", group_size, minimum=1)
-    output_dim = _count("output_dim", output_dim, minimum=1)
-    size = [group_size] * 2 if output_size is None else _size("output_size", output_size)
-    parts = size if part_size is None else _size("part_size", part_size)
-    samples = _count("samples_per_part", samples_per_part, minimum=1)
-    scale, trans_std = _number("spatial_scale", spatial_scale, positive=True), _number("trans_std", trans_std)
+    group_size = count("group_size", group_size, minimum=1)
+    output_dim = count("output_dim", output_dim, minimum=1)
+    size = [group_size] * 2 if output_size is None else bins(output_size)
+    parts = size if part_size is None else bins(part_size, "part_size")
+    samples = count("samples_per_part", samples_per_part, minimum=1)
+    scale, trans_std = number("spatial_scale", spatial_scale, positive=True), number("trans_std", trans_std)
     _check_tensors(input, rois, offset)
     if input.shape[1] != output_dim * group_size**2:
         raise ValueError(
@@ -169,24 +173,29 @@ def _channels_last(input: Tensor) -> bool:
     return input.stride(1) == 1 and not input.is_contiguous()
 
 
-def _size(name: str, value: Size) -> list[int]:
-    size = list(value) if isinstance(value, (tuple, list)) else [value, value]
+def bins(value: Size, name: str = "output_size") -> list[int]:
+    """Return (height, width), checked; a ValueError names what does not fit."""
+    size = [whole(v) for v in (value if isinstance(value, (tuple, list)) else [value, value])]
     most = 1 << 14
     if len(size) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or not 1 <= v <= most for v in size):
         raise ValueError(f"{name} is {value!r}, but must be an int or (height, width), each from 1 to {most}")
     return size
 
 
-def _count(name: str, value: int, minimum: int) -> int:
+def count(name: str, value: int, minimum: int) -> int:
+    """Return a whole number, checked likewise."""
     most = 1 << 24 if "sampl" in name else 1 << 14
+    value = whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= most:
         raise ValueError(f"{name} is {value!r}, but must be an int from {minimum} to {most}")
     return value
 
 
-def _number(name: str, value: float, positive: bool = False) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (positive and value <= 0):
+def number(name: str, value: float, positive: bool = False) -> float:
+    """Return a finite number, checked likewise."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Comparisons, which torch.compile can trace for a number that varies; math.isfinite it cannot.
+    if not real or not -math.inf < value < math.inf or (positive and value <= 0):
         raise ValueError(f"{name} is {value!r}, but must be a {'positive ' if positive else ''}finite number")
     return float(value)
 
@@ -234,12 +243,12 @@ def _check_images(input: Tensor, rois: Tensor) -> None:
     # A traced graph cannot branch on values; the kernels give 0 for such a region.
     if rois.device.type != "cpu" or torch.compiler.is_compiling() or transforms.transforms_active():
         return
+    if isinstance(rois, FakeTensor) or isinstance(get_proxy_mode(), ProxyTorchDispatchMode):  # shapes only; make_fx
+        return
     index = rois.detach()[:, 0]
     wrong = ~((index >= 0) & (index < input.shape[0]))  # true for NaN
     if not wrong.any():
         return
     row = int(wrong.nonzero()[0, 0])
-    raise ValueError(
-        f"rois[{row}] has batch index {float(index[row]):g}, but input has {input.shape[0]} images: it must be "
-        f"from 0 to {input.shape[0] - 1}"
-    )
+    images = f"{input.shape[0]} images: it must be from 0 to {input.shape[0] - 1}" if len(input) else "no images"
+    raise ValueError(f"rois[{row}] has batch index {float(index[row]):g}, but input has {images}")

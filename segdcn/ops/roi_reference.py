@@ -36,8 +36,8 @@ def deform_roi_pool(
     top = (corners[:, 1, None] + rows * bin_h[:, None])[:, :, None].expand(-1, -1, pooled_w)  # (R, ph, pw)
     left = (corners[:, 0, None] + cols * bin_w[:, None])[:, None, :].expand(-1, pooled_h, -1)
     if offset is not None:
-        top = top + gamma * height[:, None, None] * offset[:, 1]
-        left = left + gamma * width[:, None, None] * offset[:, 0]
+        top = top + _finite(gamma * height)[:, None, None] * offset[:, 1]
+        left = left + _finite(gamma * width)[:, None, None] * offset[:, 0]
     images = _images(input, rois)
 
     if sampling_ratio > 0:
@@ -99,8 +99,8 @@ def deform_psroi_pool(
         fields = fields[:, :, :, (rows * part_h) // pooled_h][
             ..., (cols * part_w) // pooled_w
         ]  # (R, classes, 2, ph, pw)
-        top = top + trans_std * height[:, None, None, None] * fields[:, :, 1]
-        left = left + trans_std * width[:, None, None, None] * fields[:, :, 0]
+        top = top + _finite(trans_std * height)[:, None, None, None] * fields[:, :, 1]
+        left = left + _finite(trans_std * width)[:, None, None, None] * fields[:, :, 0]
     size_r = (len(rois), classes, pooled_h, pooled_w)
     top, left = top.expand(size_r), left.expand(size_r)
     steps = torch.arange(samples_per_part, dtype=bin_h.dtype, device=input.device)
@@ -168,17 +168,22 @@ def _read_grid(
     inside_x, left, right, weight_x = _line(x, width, lowest, beyond)
     known = images >= 0
     inside = known[:, None, None, None, None] & inside_y[..., :, None] & inside_x[..., None, :]
-    maps = input[images.clamp_min(0)].flatten(2)  # (R, C, H*W)
+    maps = input.movedim(1, -1).flatten(0, 2)  # (B*H*W, C), of which no region needs a copy
+    first = (images.clamp_min(0) * (height * width))[:, None, None, None, None]
 
     def value(row: Tensor, col: Tensor) -> Tensor:
-        index = (row[..., :, None] * width + col[..., None, :]).flatten(1)
-        return maps.gather(2, index[:, None].expand(-1, maps.shape[1], -1)).unflatten(2, inside.shape[1:])
+        return maps[first + row[..., :, None] * width + col[..., None, :]].movedim(-1, 1)
 
     wy, wx = weight_y[:, None, ..., :, None], weight_x[:, None, ..., None, :]
     upper = value(top, left) * (1 - wx) + value(top, right) * wx
     lower = value(bottom, left) * (1 - wx) + value(bottom, right) * wx
     # where, not a product: a NaN in the map must not reach samples that do not touch it.
     return torch.where(inside[:, None], upper * (1 - wy) + lower * wy, 0), inside
+
+
+def _finite(reach: Tensor) -> Tensor:
+    """Let no offset move a region of infinite or unknown size, which reads nothing: its gradient would be NaN."""
+    return torch.where(reach.abs() < 1e30, reach, 0)
 
 
 def _line(position: Tensor, size: int, lowest: float, beyond: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

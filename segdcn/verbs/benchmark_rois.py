@@ -35,9 +35,9 @@ class RoiSize:
     def parse(cls, text: str) -> "RoiSize":
         """Read B,C,H,W,R,samples."""
         parts = text.replace(" ", "").split(",")
-        if len(parts) != 6 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        if len(parts) != 6 or not all(part.isdecimal() and 0 < int(part) < 1 << 20 for part in parts):
             raise UserValueError(
-                f"size {text!r} is not B,C,H,W,R,samples: six numbers of at least 1, such as {SIZES[0]}"
+                f"size {text!r} is not B,C,H,W,R,samples: six numbers from 1 to a million, such as {SIZES[0]}"
             )
         return cls(*map(int, parts))
 

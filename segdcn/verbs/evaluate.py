@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.data.files import read_id_map
 from segdcn.errors import InvalidDataError, MissingFileError
-from segdcn.metrics import ConfusionMatrix
+from segdcn.metrics import Evaluation
+from segdcn.metrics.evaluation import numbers
+from segdcn.summary import iou_table, size_table, told
 from segdcn.verbs.report_file import check_report_file
 
 
@@ -23,12 +24,16 @@ def evaluate(
     ground_truth: str,
     data: str,
     stored_as: Literal["ground_truth", "classes"] = "ground_truth",
+    names: str | None = None,
+    detail: bool = True,
     json: str | None = None,
 ) -> None:
-    """Score label PNGs: IoU and Dice by class and category, over all pixels of all files.
+    """Score label PNGs: IoU by class, category and size of objects, and at boundaries, over all files.
 
     A prediction belongs to a ground truth if its path below its folder is the same, or its name, or
-    if its name begins with the ground truth's (`<frame>_pred.png`). Every ground truth needs one.
+    if its name begins with the ground truth's (`<frame>_pred.png`). Every ground truth needs one;
+    `names` says which of them count. Objects are those of the instance maps that lie beside the
+    ground truth, or connected regions of a class.
     Pixels that the ground truth ignores count for nothing; a pixel predicted as no class counts as
     a miss.
 
@@ -41,6 +46,9 @@ def evaluate(
         data: YAML of the data set, which says how labels are stored and what the classes are.
         stored_as: How predictions are stored: as the ground truth is (Cityscapes: labelIds), or
             as class ids from 0 on.
+        names: Text file with the names to score, one a line, such as VOC's
+            ImageSets/Segmentation/val.txt; null scores all that the ground truth holds.
+        detail: Score boundaries and objects too; for street scenes that takes most of the time.
         json: Also write the numbers to this file.
 
     Raises:
@@ -57,9 +65,9 @@ def evaluate(
     truths = described.label_files(truth_folder)
     if not truths:
         raise MissingFileError(f"ground_truth {truth_folder} holds no label PNGs")
-    pairs = _pairs(truths, guess_folder)
+    pairs = _pairs(truths if names is None else _named(truths, Path(names)), guess_folder)
 
-    confusion = ConfusionMatrix(described.num_classes)
+    evaluation = Evaluation(described.num_classes, in_detail=detail)
     console = Console()
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -75,35 +83,63 @@ def evaluate(
                     f"{guess} is {guesses.shape[0]}x{guesses.shape[1]} pixels (height x width), "
                     f"but the ground truth {truth} is {labels.shape[0]}x{labels.shape[1]}"
                 )
-            confusion.update(torch.from_numpy(guesses.astype(np.int64)), torch.from_numpy(labels.astype(np.int64)))
+            instances = _instances(described, name, truth, labels) if detail else None
+            evaluation.update(_batch(guesses), _batch(labels), instances=instances)
             bar.advance(task)
-    result = summary(described, confusion, len(pairs))
+    result = summary(described, evaluation)
+    console.print(iou_table(f"{result['images']} images", list(described.class_names), evaluation))
+    if detail:
+        console.print(size_table(evaluation))
     _print(console, result)
     if json is not None:
         Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
 
 
-def summary(data: SegmentationData, confusion: ConfusionMatrix, num_images: int) -> dict[str, Any]:
-    """Collect what a confusion matrix says, with None for what is not defined."""
+def summary(data: SegmentationData, evaluation: Evaluation) -> dict[str, Any]:
+    """Collect what was measured, with None for what is not defined."""
     groups = torch.zeros(len(data.categories), data.num_classes)
     for row, members in enumerate(data.categories.values()):
         groups[row, members] = 1
-    by_category = confusion.group_iou(groups)
-    return {
-        "images": num_images,
-        "mIoU": _number(confusion.mean_iou()),
-        "mDice": _number(confusion.dice().nanmean()),
-        "pixel_accuracy": _number(confusion.pixel_accuracy()),
-        "IoU": dict(zip(data.class_names, map(_number, confusion.iou()), strict=True)),
-        "Dice": dict(zip(data.class_names, map(_number, confusion.dice()), strict=True)),
-        "pixels": dict(zip(data.class_names, (confusion.matrix.sum(1) + confusion.missed).tolist(), strict=True)),
-        "category_IoU": dict(zip(data.categories, map(_number, by_category), strict=True)),
-        "category_mIoU": _number(by_category.nanmean()) if len(by_category) else None,
+    by_category = evaluation.confusion.group_iou(groups)
+    return evaluation.results(data.class_names) | {
+        "category_IoU": dict(zip(data.categories, numbers(by_category), strict=True)),
+        "category_mIoU": numbers(by_category.nanmean()) if len(by_category) else None,
     }
 
 
-def _number(value: torch.Tensor) -> float | None:
-    return None if value.isnan() else float(value)
+def _batch(ids: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64))[None]  # (1, H, W)
+
+
+def _instances(data: SegmentationData, name: str, truth: Path, labels: np.ndarray) -> torch.Tensor | None:
+    """Read the instance map of a ground truth, if it has one."""
+    path = data.instance_file(truth)
+    if path is None:
+        return None
+    instances = data.read_instances(Sample(name, truth, truth, path))
+    if instances.shape != labels.shape:
+        raise InvalidDataError(
+            f"{path} is {instances.shape[0]}x{instances.shape[1]} pixels (height x width), "
+            f"but the labels {truth} are {labels.shape[0]}x{labels.shape[1]}"
+        )
+    return _batch(instances)
+
+
+def _named(truths: dict[str, Path], names: Path) -> dict[str, Path]:
+    """Keep the ground truths that a list names."""
+    if not names.is_file():
+        raise MissingFileError(f"names {names} does not exist; expected a text file with one name a line")
+    try:
+        wanted = names.read_text().split()
+    except UnicodeDecodeError:
+        raise InvalidDataError(f"names {names} is no text file; expected one name a line") from None
+    if not wanted:
+        raise InvalidDataError(f"names {names} holds no names")
+    if unknown := [name for name in wanted if name not in truths]:
+        raise MissingFileError(
+            f"{len(unknown)} of {len(wanted)} names in {names} have no ground truth, such as {unknown[0]}"
+        )
+    return {name: truths[name] for name in wanted}
 
 
 def _pairs(truths: dict[str, Path], folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -134,19 +170,8 @@ def _pairs(truths: dict[str, Path], folder: Path) -> dict[str, tuple[Path, Path]
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:
-    def told(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
-
-    table = Table(title=f"{result['images']} images", show_footer=True)
-    table.add_column("class", footer="mean")
-    table.add_column("IoU", justify="right", footer=told(result["mIoU"]))
-    table.add_column("Dice", justify="right", footer=told(result["mDice"]))
-    table.add_column("of all pixels", justify="right")
-    total = sum(result["pixels"].values())
-    for name, iou in result["IoU"].items():
-        table.add_row(name, told(iou), told(result["Dice"][name]), f"{result['pixels'][name] / max(total, 1):.2%}")
-    console.print(table)
     if result["category_IoU"]:
         parts = ", ".join(f"{name} {told(iou)}" for name, iou in result["category_IoU"].items())
         console.print(f"categories  {told(result['category_mIoU'])} ({parts})", soft_wrap=True)
-    console.print(f"mIoU  {told(result['mIoU'])}\npixel accuracy  {told(result['pixel_accuracy'])}")
+    for name, key in {"mIoU": "mIoU", "mean Dice": "mDice", "pixel accuracy": "pixel_accuracy"}.items():
+        console.print(f"{name}  {told(result[key])}")

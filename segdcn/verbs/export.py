@@ -23,7 +23,7 @@ from segdcn.export.formats import predictor
 from segdcn.export.half import rounded
 from segdcn.export.output import check_output, publish, staged
 from segdcn.export.trained import Trained
-from segdcn.export.verify import TOLERANCE, Comparison, compare, other_sizes
+from segdcn.export.verify import TOLERANCE, Comparison, compare, other_sizes, padded
 from segdcn.metrics import ConfusionMatrix
 from segdcn.predictor import Predictor
 from segdcn.verbs.report_file import check_report_file
@@ -103,7 +103,8 @@ def export(
             write(stored, format, written)
         with console.status(f"comparing in {kind.runtime}"):
             opened = load(written, trust=True)
-            inputs = [(what, opened.padded(opened.normalised(pixels))), *other_sizes(description.size_divisor)]
+            picture = padded(opened.normalised(pixels), description.size_divisor)
+            inputs = [(what, picture), *other_sizes(description.size_divisor)]
             compared = compare(stored.network, opened.run, inputs)
         same = all(one.agrees for one in compared)
         if same:
@@ -134,7 +135,7 @@ def _data(data: str | None, root: str | None) -> SegmentationData | None:
         if root is not None:
             raise UserValueError("root is the folder of a data set: say by data which YAML describes it")
         return None
-    return load_data(data) if root is None else load_data(data, root=root)
+    return load_data(data, root=root)
 
 
 def _picture(image: str | None, data: SegmentationData | None, source: Path) -> tuple[np.ndarray, str]:
@@ -157,7 +158,7 @@ def _data_of_run(source: Path) -> SegmentationData | None:
         # No other class: a run folder may come from elsewhere, and building a class runs its code.
         if not described["class_path"].startswith("segdcn.data."):
             return None
-        data = build_data(described, config)
+        data = build_data(described, config, {})
         data.samples(data.val_split)
         return data
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, UserError):

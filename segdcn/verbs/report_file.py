@@ -5,19 +5,19 @@ from pathlib import Path
 from segdcn.errors import UserValueError
 
 
-def check_report_file(json: str) -> None:
-    """Refuse a file that cannot be written.
+def check_report_file(json: str, option: str = "json") -> None:
+    """Refuse a file that cannot be written, given for `option`.
 
     Raises:
         UserValueError: It is a folder, its folder does not exist, or writing is not permitted.
     """
     path = Path(json).absolute()
     if path.is_dir() or not path.parent.is_dir():
-        raise UserValueError(f"json is {json}, but must be a file in a folder that exists")
+        raise UserValueError(f"{option} is {json}, but must be a file in a folder that exists")
     there = path.exists()
     try:
         path.open("a").close()  # permissions alone do not say whether a disk can be written
         if not there:
             path.unlink()
     except OSError as error:
-        raise UserValueError(f"json is {json}, but must be a file that can be written: {error.strerror}") from error
+        raise UserValueError(f"{option} is {json}, but must be a file that can be written: {error.strerror}") from error

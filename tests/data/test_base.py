@@ -48,7 +48,8 @@ def test_classes_colours_and_normalisation_are_known_without_setup():
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_two_epochs_are_the_same_on_any_number_of_workers(shapes_root, num_workers):
     """Persistent workers outlive an epoch; the key tells them which one a sample is for."""
-    settings = {"batch_size": 4, "crop_size": 64, "colour_jitter": 0.3}
+    settings = {"batch_size": 4, "crop_size": 64, "colour_jitter": 0.3, "blur": 0.5, "rotation": 20}
+    settings["cat_max_ratio"] = 0.75
     alone = epochs(Shapes(str(shapes_root), num_workers=0, **settings))
     assert same(alone, epochs(Shapes(str(shapes_root), num_workers=num_workers, **settings)))
 
@@ -167,6 +168,9 @@ def test_a_data_module_is_pickled_without_its_trainer(shapes_root):
         ({"train_limit": 0}, "data.train_limit is 0; expected 1 or more, or null"),
         ({"scale_range": (2, 1)}, r"data.scale_range is \[2, 1\]; expected \[smallest, largest\]"),
         ({"flip_prob": 1.5}, "data.flip_prob is 1.5; expected a number from 0 to 1"),
+        ({"cat_max_ratio": 0}, "data.cat_max_ratio is 0; expected a share above 0"),
+        ({"rotation": -5}, "data.rotation is -5; expected degrees from 0 to 180"),
+        ({"blur": 2}, "data.blur is 2; expected a number from 0 to 1"),
         ({"std": (1, 0, 1)}, r"data.std is \[1, 0, 1\]; expected positive"),
     ],
 )

@@ -73,7 +73,7 @@ def test_camvid_is_read_by_its_lists(test_data):
     [
         ("../../outside", r"line 1 names images/\.\./\.\./outside.png, which lies outside data.root"),
         ("/etc/passwd ids/train/a.png", "lies outside data.root"),
-        ("one two three", "expected a name, or an image and a label path"),
+        ("images/my photo.png ids/my photo.png", "expected a name, or an image and a label path"),
     ],
 )
 def test_lists_that_lead_elsewhere_are_refused(root, line, message):
@@ -109,3 +109,20 @@ def test_missing_folders_and_lists_are_named(root):
 def test_colours_have_three_numbers(root):
     with pytest.raises(UserValueError, match=r"data.classes.x is \[1, 2\]; expected a colour"):
         Folder(str(root), {"x": [1, 2]})
+
+
+def test_a_name_in_a_list_may_hold_spaces(root):
+    (root / "some.txt").write_text("town b/ü\na\nmy nice photo\n")
+    data = folder(root, lists="{split}.txt", images="images/train/{name}.png", labels="ids/train/{name}.png")
+    assert [sample.name for sample in data.list_samples("some")] == ["town b/ü", "a", "my nice photo"]
+
+
+def test_a_picture_that_is_a_dead_link_is_named_and_not_left_out(root):
+    (root / "images/train/z.png").symlink_to(root / "gone.png")
+    with pytest.raises(MissingFileError, match="z.png is a link to .*gone.png, which does not exist"):
+        folder(root).samples("train")
+
+
+def test_a_picture_that_is_its_own_label_map_is_refused(root):
+    with pytest.raises(InvalidDataError, match="a.png is listed as its own label map in the split 'train'"):
+        folder(root, labels="images/{split}/{name}.png").samples("train")

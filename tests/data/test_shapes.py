@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segdcn.data import Shapes, collage, shapes
+from segdcn.data.files import read_id_map
 from segdcn.data.outlines import FORMS, bend, outline
 from segdcn.errors import InvalidDataError, UserValueError
 
@@ -167,3 +168,22 @@ def test_without_deformation_an_outline_only_turns():
 def test_a_setting_out_of_range_is_refused(tmp_path, setting, message):
     with pytest.raises(UserValueError, match=message):
         shapes.make(tmp_path, **{"train": 1, "val": 1} | setting)
+
+
+def test_evaluation_batches_carry_instances_and_sizes_before_padding(shapes_root):
+    data = Shapes(str(shapes_root), num_workers=0, eval_batch_size=2, eval_limit=2, size_divisor=48, crop_size=48)
+    (batch,) = data.val_dataloader()
+    assert batch["size"] == [(64, 64)] * 2 and batch["instances"].shape == batch["labels"].shape == (2, 96, 96)
+    inside = batch["labels"] != 255
+    assert (inside.sum((1, 2)) == 64 * 64).all()
+    assert ((batch["instances"] > 0) == ((batch["labels"] > 0) & inside)).all()
+    data.with_instances = False
+    (batch,) = data.val_dataloader()
+    assert "instances" not in batch
+
+
+def test_a_prediction_is_written_as_ids_that_can_be_read_back(shapes_root, tmp_path):
+    data = Shapes(str(shapes_root))
+    labels = data.read_labels(data.samples("val")[0])
+    path = data.write_prediction(tmp_path, "val", "val_00000", labels)
+    assert path == tmp_path / "val_00000.png" and (read_id_map(path) == labels).all()

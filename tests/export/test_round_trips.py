@@ -11,7 +11,7 @@ from segdcn.export import load, read_trained, write
 from segdcn.export.formats import FORMATS
 from segdcn.export.half import rounded
 from segdcn.export.trained import Trained
-from segdcn.export.verify import compare, other_sizes
+from segdcn.export.verify import compare, other_sizes, padded
 from segdcn.layers import DeformableConv2d
 from segdcn.task import SegmentationTask
 
@@ -97,7 +97,7 @@ def test_the_file_computes_what_the_network_computes(trained_with, tmp_path, row
     write(trained, format, path)
 
     opened = load(path, trust=True)
-    picture = opened.padded(opened.normalised(draw(np.random.default_rng(0), 150, 0.5).image))
+    picture = padded(opened.normalised(draw(np.random.default_rng(0), 150, 0.5).image), 16)
     inputs = [("picture", picture), *other_sizes(16), ("large", torch.randn(1, 3, 272, 400))]
     runs = {FORMATS[format].runtime: opened.run}
     if format == "onnx-portable":

@@ -117,6 +117,57 @@ def test_the_pyramid_reads_the_levels_that_torchvision_reads():
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_weights_of_mmcvs_layer_fit():
+    """DeformRoIPoolPack: three linear layers called offset_fc, two of them followed by a ReLU."""
+    theirs = nn.ModuleDict({"offset_fc": nn.Sequential(nn.Linear(54, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())})
+    theirs["offset_fc"].append(nn.Linear(8, 18))
+    DeformableRoIPool(6, 3, hidden=8).load_state_dict(theirs.state_dict())
+
+
+def test_half_precision_boxes_are_read_as_the_numbers_they_are():
+    """In float16 the area of 300x300 is infinite; in bfloat16 image 257 is 256."""
+    assert as_rois([torch.tensor([[10.0, 10, 310, 310]]).half()]).dtype == torch.float32
+    shapes = [(800, 1088)]
+    maps = {str(i): torch.randn(1, 4, 800 // 2 ** (i + 2), 1088 // 2 ** (i + 2)) for i in range(4)}
+    pool = MultiScaleDeformableRoIPool(DeformableRoIPool(4, 3, sampling_ratio=2, hidden=8), list(maps))
+    boxes = torch.tensor([[10.0, 10, 310, 310], [40, 60, 340, 340], [0, 0, 20, 20]])
+    torch.testing.assert_close(pool(maps, [boxes.half()], shapes), pool(maps, [boxes], shapes), rtol=0, atol=0)
+    many = [torch.tensor([[0.0, 0, 3, 3]], dtype=torch.bfloat16)] * 300
+    assert as_rois(many)[:, 0].tolist() == list(range(300))
+
+
+def test_a_pyramid_may_lack_levels_and_name_them_in_any_order():
+    maps = {"0": torch.randn(1, 4, 32, 40), "1": torch.randn(1, 4, 16, 20), "pool": torch.randn(1, 4, 8, 10)}
+    boxes, shapes = [torch.tensor([[4.0, 4, 60, 70], [1, 1, 120, 140]])], [(128, 160)]
+    layer = DeformableRoIPool(4, 3, sampling_ratio=2, hidden=8)
+    expected = MultiScaleDeformableRoIPool(layer, ["0", "1"])(maps, boxes, shapes)
+    for names in (["0", "1", "2", "3"], ["1", "0"]):
+        assert torch.equal(MultiScaleDeformableRoIPool(layer, names)(maps, boxes, shapes), expected)
+    backwards = dict(reversed(maps.items()))
+    assert torch.equal(MultiScaleDeformableRoIPool(layer, ["0", "1"])(backwards, boxes, shapes), expected)
+    with pytest.raises(UserValueError, match=r"levels \['0', '1', 'pool'\], but none of featmap_names \['p2'\]"):
+        MultiScaleDeformableRoIPool(layer, ["p2"])(maps, boxes, shapes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DeformableRoIPool(4, 2.0), "output_size is 2.0"),
+        (lambda: DeformableRoIPool(4, (2,)), r"output_size is \(2,\)"),
+        (lambda: DeformableRoIPool(4, 2, sampling_ratio=-1), "sampling_ratio is -1"),
+        (lambda: DeformableRoIPool(4, 2, gamma=float("nan")), "gamma is nan"),
+        (lambda: DeformableRoIPool(4, 2, 0), "spatial_scale is 0"),
+        (lambda: DeformablePSRoIPool(4, 4, 0), "group_size is 0"),
+        (lambda: MultiScaleDeformableRoIPool(DeformablePSRoIPool(4, 4, 2), ["0"]), "layer is a DeformablePSRoIPool"),
+        (lambda: DeformableRoIPool(4, 2)(torch.randn(1, 3, 8, 8), torch.zeros(1, 5)), "input has 3 channels"),
+        (lambda: DeformableRoIPool(4, 2)(torch.randn(1, 4, 8, 8), [[0, 0, 3, 3]]), "boxes is a list"),
+    ],
+)
+def test_what_does_not_fit_is_said_where_it_is_given(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 class Pyramid(nn.Module):
     """A backbone of two levels, strides 4 and 8."""
 

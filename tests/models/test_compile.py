@@ -47,6 +47,19 @@ def test_the_code_generator_compiles_no_more_often_than_for_the_plain_network(tr
     assert all(a <= b for a, b in zip(deformable, plain, strict=True)), (deformable, plain)
 
 
+@pytest.mark.slow
+def test_a_network_with_an_auxiliary_head_is_one_graph():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = build_deeplab(architecture="deeplab", encoder="resnet18", num_classes=4, auxiliary_head=True).train()
+    network.auxiliary_head[3].p = 0.0  # compiled or not, it would drop different channels
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=True)
+    for batch, height, width in SIZES[:2]:
+        image = torch.randn(batch, 3, height, width).contiguous(memory_format=torch.channels_last)
+        for got, expected in zip(compiled(image), network(image), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
+
+
 def compilations(architecture, training, backend, deform_layers=3) -> list[int]:
     """Compile a network and run it in all sizes; how often it was compiled until after each of them."""
     torch._dynamo.reset()

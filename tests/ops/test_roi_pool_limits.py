@@ -63,7 +63,8 @@ def test_nan_and_infinite_positions_read_nothing(name, samples, device):
         hurt.rois[1, 2] = value
         output, grad_input, grad_offset = hurt.gradients()
         assert not output[0, :, 0, 0].any() and not grad_offset[0, :, 0, 0].any()
-        assert torch.isfinite(output).all() and torch.isfinite(grad_input).all()
+        for tensor in (output, grad_input, grad_offset):
+            assert torch.isfinite(tensor).all()
         assert torch.equal(output[2:], clean[0][2:]) and torch.equal(grad_offset[2:], clean[2][2:])
 
 
@@ -73,9 +74,26 @@ def test_nan_and_infinite_regions_are_over_soon(device):
     corners = [[0, 0, float("inf"), 9], [float("nan")] * 4, [0, 0, 1e9, 1e9], [-1e9, -1e9, 1e9, 1e9]]
     corners.append([-1e38, 0, 1e38, 9])
     rois = torch.tensor([[0, *corner] for corner in corners], device=device)
-    output = deform_roi_pool(input, rois, torch.zeros(5, 2, 3, 3, device=device), 3)
+    offset = torch.zeros(5, 2, 3, 3, device=device, requires_grad=True)
+    output = deform_roi_pool(input, rois, offset, 3)
     output.sum().backward()
-    assert torch.isfinite(output).all() and torch.isfinite(input.grad).all()
+    for tensor in (output, input.grad, offset.grad):
+        assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_box_of_no_known_size_has_no_gradient(name, exact, device):
+    """Its reach is infinite or NaN, and 0 times that would spoil the weights that predict offsets."""
+    inf, nan = float("inf"), float("nan")
+    bad = [[0, 0, inf, 9], [nan, 0, 5, 5], [0, 0, 5, nan], [-3e38, 0, 3e38, 9], [nan] * 4]
+    for corners in bad:
+        case = draw(name, 1, **PLAIN, samples=2).map(lambda t: t.to(device))
+        hurt = case.map(torch.clone)
+        hurt.rois[1, 1:] = torch.tensor(corners)
+        for tensor in hurt.gradients(exact):
+            assert torch.isfinite(tensor).all()
+        assert not hurt.gradients(exact)[2][1].any()
 
 
 def test_a_nan_in_the_map_reaches_only_what_reads_it(device):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from geometry import relative_error
 from regions import NAMES, Case, draw
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from segdcn.ops import deform_roi_pool
 
@@ -166,6 +168,34 @@ def test_torch_func_under_autocast_gives_what_autograd_gives_there(name, device)
         assert result.dtype == output.dtype == torch.bfloat16
         found = pull((2 * output.float()).to(output.dtype).detach())
     assert max(map(relative_error, found, expected)) < 2e-2  # eight bits of the results
+
+
+# Not ours: torch's compiler imports its C++ builder, which looks for nvcc and warns.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_for_any_number_of_regions_and_any_scale(name, device):
+    torch._dynamo.reset()
+    case = draw(name, 3, **SMALL).map(lambda t: t.to(device, torch.float32))
+
+    def pool(rois, offset, scale):
+        return replace(case, rois=rois, offset=offset, settings=case.settings | {"spatial_scale": scale}).call()
+
+    compiled = torch.compile(pool, fullgraph=True, dynamic=True, backend="aot_eager")
+    for count, scale in ((4, 1.0), (3, 0.5), (2, 0.25)):
+        arguments = (case.rois[:count], case.offset[:count], scale)
+        assert torch.equal(compiled(*arguments), pool(*arguments))
+
+
+def test_fake_tensors_and_traces_need_no_values():
+    case = draw("deform_roi_pool", 3, **SMALL)
+    with FakeTensorMode() as mode:
+        shape = case.map(mode.from_tensor).call().shape
+    assert shape == case.call().shape
+    tensors = (case.input, case.rois, case.offset)
+    for mode in ("real", "symbolic"):
+        traced = make_fx(lambda i, r, o: replace(case, input=i, rois=r, offset=o).call(), tracing_mode=mode)(*tensors)
+        assert torch.equal(traced(*tensors), case.call())
 
 
 def test_vmap_over_maps_and_offsets_with_samples_by_size(device):

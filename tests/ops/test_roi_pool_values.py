@@ -1,6 +1,8 @@
 """Are the RoI poolings right? By hand, against their definitions, and against other libraries."""
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,58 @@ def golden(test_data: Path, prefix: str) -> list[dict]:
                 with np.load(test_data / "golden" / folder / f"{entry['name']}.npz") as arrays:
                     cases.append(entry | {key: torch.from_numpy(arrays[key]) for key in arrays.files})
     return cases
+
+
+def mmcv_deform_roi_pool(input, rois, offset, size, scale, ratio, gamma):
+    """What mmcv's CUDA kernel computes, one output number after another, in Python's numbers."""
+    _, channels, height, width = input.shape
+
+    def read(plane, y, x):
+        if y < -1 or y > height or x < -1 or x > width:
+            return 0.0
+        y, x = max(y, 0.0), max(x, 0.0)
+        top, left = int(y), int(x)
+        if top >= height - 1:
+            top = bottom = height - 1
+            y = float(top)
+        else:
+            bottom = top + 1
+        if left >= width - 1:
+            left = right = width - 1
+            x = float(left)
+        else:
+            right = left + 1
+        down, along = y - top, x - left
+        upper = (1 - along) * plane[top][left] + along * plane[top][right]
+        return (1 - down) * upper + down * ((1 - along) * plane[bottom][left] + along * plane[bottom][right])
+
+    result = torch.zeros(len(rois), channels, *size, dtype=torch.float64)
+    planes, fields = input.tolist(), offset.tolist()
+    for n, (image, *corners) in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = (value * scale - 0.5 for value in corners)
+        bin_h, bin_w = (y2 - y1) / size[0], (x2 - x1) / size[1]
+        grid_h, grid_w = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
+        for c, i, j in itertools.product(range(channels), range(size[0]), range(size[1])):
+            left = x1 + gamma * (x2 - x1) * fields[n][0][i][j]
+            top = y1 + gamma * (y2 - y1) * fields[n][1][i][j]
+            total = 0.0
+            for iy, ix in itertools.product(range(grid_h), range(grid_w)):
+                y = top + i * bin_h + (iy + 0.5) * bin_h / grid_h
+                x = left + j * bin_w + (ix + 0.5) * bin_w / grid_w
+                total += read(planes[int(image)][c], y, x)
+            result[n, c, i, j] = total / max(grid_h * grid_w, 1)
+    return result
+
+
+@pytest.mark.parametrize("ratio", [0, 2, 3])
+def test_offsets_mean_what_they_mean_in_mmcv(ratio, device):
+    """The published vectors have offsets of zero only."""
+    case = draw("deform_roi_pool", 5, batch=2, height=12, width=15, scale=0.5, count=4, ph=2, pw=3, channels=2)
+    offset = torch.randn(4, 2, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    settings = ((2, 3), 0.5, ratio, 0.3)
+    expected = mmcv_deform_roi_pool(case.input, case.rois, offset, *settings)
+    got = deform_roi_pool(case.input.to(device), case.rois.to(device), offset.to(device), *settings)
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-11, atol=1e-12)
 
 
 def test_the_vectors_of_mmcv(test_data, device):

@@ -48,7 +48,7 @@ def evaluate(guesses: Path, truth: Path, config: Path, report: Path, *flags: str
 @pytest.mark.filterwarnings("ignore")  # the evaluator's own
 def test_it_agrees_with_the_official_evaluator_of_cityscapes(street_scenes, tmp_path, monkeypatch):
     truth, guesses = street_scenes
-    ours = evaluate(guesses, truth, CONFIGS / "cityscapes.yaml", tmp_path / "report.json")
+    ours = evaluate(guesses, truth, CONFIGS / "cityscapes.yaml", tmp_path / "report.json", "--detail=false")
 
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 
@@ -69,6 +69,43 @@ def test_it_agrees_with_the_official_evaluator_of_cityscapes(street_scenes, tmp_
         assert iou == pytest.approx(theirs["categoryScores"][name], abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore")  # the evaluator's own
+def test_instance_iou_is_the_official_one_with_the_set_s_own_mean_sizes(test_data, tmp_path, monkeypatch):
+    """On one frame; the official one takes the mean sizes of its training set."""
+    original = test_data / "cityscapes" / "gtFine" / "val" / "aachen" / "aachen_000004_000019_gtFine_labelIds.png"
+    truth, guesses = tmp_path / "truth" / "aachen", tmp_path / "guesses"
+    truth.mkdir(parents=True)
+    guesses.mkdir()
+    shutil.copy(original, truth)
+    shutil.copy(str(original).replace("labelIds", "instanceIds"), truth)
+    with Image.open(original) as stored:
+        Image.fromarray(disturbed(np.asarray(stored), [*range(7, 34)], seed=0)).save(
+            guesses / "aachen_000004_000019_pred.png"
+        )
+    ours = evaluate(guesses, truth, CONFIGS / "cityscapes.yaml", tmp_path / "report.json")["objects"]
+    assert ours["are"] == "instances"
+
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+
+    with Image.open(next(truth.glob("*instanceIds.png"))) as stored:
+        instances = np.asarray(stored)
+    ids, areas = np.unique(instances[instances > 1000], return_counts=True)
+    # The evaluator still calls what NumPy has removed.
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    args = official.args
+    sizes = {official.id2label[i].name: areas[ids // 1000 == i].mean() for i in set((ids // 1000).tolist())}
+    monkeypatch.setattr(args, "avgClassSize", args.avgClassSize | sizes)
+    for name in ("quiet", "evalInstLevelScore"):
+        monkeypatch.setattr(args, name, True)
+    for name in ("JSONOutput", "evalPixelAccuracy"):
+        monkeypatch.setattr(args, name, False)
+    theirs = official.evaluateImgLists([str(next(guesses.iterdir()))], [str(next(truth.glob("*labelIds.png")))], args)[
+        "classInstScores"
+    ]
+    scored = {name: iou for name, iou in ours["instance_IoU"].items() if iou is not None}
+    assert len(scored) >= 3 and scored == pytest.approx({name: theirs[name] for name in scored}, abs=1e-9)
+
+
 def test_voc_agrees_with_torchmetrics_and_scikit_learn(test_data, tmp_path):
     truth, guesses = test_data / "VOCdevkit" / "VOC2012" / "SegmentationClass", tmp_path / "predictions"
     guesses.mkdir()
@@ -85,7 +122,7 @@ def test_voc_agrees_with_torchmetrics_and_scikit_learn(test_data, tmp_path):
         jaccard.update(torch.from_numpy(guess.astype(np.int64)), torch.from_numpy(labels.astype(np.int64)))
         counted = labels != 255
         matrix += confusion_matrix(labels[counted], guess[counted], labels=range(21))
-    ours = evaluate(guesses, some, CONFIGS / "voc.yaml", tmp_path / "report.json")
+    ours = evaluate(guesses, some, CONFIGS / "voc.yaml", tmp_path / "report.json", "--detail=false")
     assert ours["mIoU"] == pytest.approx(float(jaccard.compute()), abs=1e-6)
     diagonal, rows, columns = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     assert list(ours["IoU"].values()) == pytest.approx((diagonal / (rows + columns - diagonal)).tolist(), abs=1e-12)
@@ -104,6 +141,21 @@ def tiny(tmp_path) -> tuple[Path, Path, Path]:
     config = tmp_path / "set.yaml"
     config.write_text("class_path: segdcn.data.Folder\ninit_args: {classes: {x: [0, 0, 0], y: [9, 9, 9]}}\n")
     return tmp_path / "truth", tmp_path / "guess", config
+
+
+def test_a_list_says_which_ground_truths_count(tiny, tmp_path, capsys):
+    truth, guess, config = tiny
+    (guess / "a.png").unlink()
+    names = tmp_path / "names.txt"
+    names.write_text("sub/b\n")
+    result = evaluate(guess, truth, config, tmp_path / "report.json", "--names", str(names), "--detail=false")
+    assert result["images"] == 1 and result["mIoU"] == 1 and "boundary" not in result
+    capsys.readouterr()
+    for text, message in {"": "holds no names", "b": "1 of 1 names", None: "does not exist"}.items():
+        names.unlink() if text is None else names.write_text(text)
+        assert cli.main(["evaluate", str(guess), str(truth), str(config), "--names", str(names)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_equal_maps_score_one_and_predicting_no_class_is_a_miss(tiny, tmp_path):

@@ -1,0 +1,87 @@
+"""What has to fit before a run begins: checkpoint and network, checkpoint and length, the trainer's settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from segdcn.errors import UserValueError
+from segdcn.task import SegmentationTask
+
+
+def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Callable[[str], None]) -> None:
+    """Refuse a checkpoint of other classes or of another network.
+
+    Args:
+        checkpoint: From `segdcn.run.read_checkpoint`.
+        task: What it is to be loaded into.
+        say: Prints a line; called where data are normalised in another way.
+
+    Raises:
+        UserValueError: It does not fit.
+    """
+    saved = checkpoint["hyper_parameters"]
+    if saved.get("class_names") != task.hparams["class_names"]:
+        raise UserValueError(
+            f"the checkpoint knows the classes {_short(saved.get('class_names'))}, "
+            f"the data has {_short(task.hparams['class_names'])}; choose data with the same classes"
+        )
+    for key in ("mean", "std"):
+        if saved.get(key) != task.hparams[key]:
+            say(f"data.{key} is {task.hparams[key]}, but the checkpoint was trained with {saved.get(key)}")
+    ours = {key: tuple(value.shape) for key, value in task.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+    if different := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        first = different[0]
+        raise UserValueError(
+            f"the checkpoint holds another network: {len(different)} weights differ, the first is {first} "
+            f"({theirs.get(first, 'missing')} in the checkpoint, {ours.get(first, 'missing')} here); "
+            "leave out the --model flags that change the network"
+        )
+
+
+def check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
+    """Refuse to go on with a run that has nothing left to train."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    progress = loops.get("epoch_loop.batch_progress", {})
+    validation = loops.get("epoch_loop.val_loop.batch_progress", {}).get("total", {})
+    if validation.get("processed", 0) < validation.get("started", 0):
+        return  # stopped in the last validation
+    # `epoch` counts from 0 and is the one that the checkpoint was saved in, at its end or on the way.
+    epochs = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
+    if max_epochs is not None and 0 <= max_epochs <= epochs:
+        raise UserValueError(f"the run has its {epochs} epochs; raise --trainer.max_epochs")
+    if 0 <= max_steps <= checkpoint["global_step"]:
+        raise UserValueError(f"the run has its {checkpoint['global_step']} steps; raise --trainer.max_steps")
+
+
+def check_trainer(settings: dict[str, Any]) -> None:
+    """Build a trainer of these settings that writes nothing.
+
+    Its constructor sees nothing but the user's settings, so what it refuses is the user's
+    to mend; and it is asked before there is a run folder and a W&B run.
+
+    Raises:
+        UserValueError: It refuses, or would fail with the first batch.
+    """
+    bare = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        trainer = Trainer(**{**settings, **bare})
+    except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
+        raise UserValueError(f"trainer: {error}") from error
+    # On one device, without a strategy for more, Lightning leaves batch normalisation as it is.
+    several = isinstance(trainer.strategy, ParallelStrategy)
+    if settings["sync_batchnorm"] and several and isinstance(trainer.accelerator, CPUAccelerator):
+        raise UserValueError(
+            "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; "
+            "set --trainer.sync_batchnorm false"
+        )
+
+
+def _short(names: list[str] | None) -> str:
+    if names is None:
+        return "(none)"
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
