@@ -94,6 +94,7 @@ def test_the_portable_onnx_runs_in_openvino(tiny, files):
     assert_same(tiny, lambda image: torch.from_numpy(compiled(image.numpy())[0]))
 
 
+@pytest.mark.slow
 def test_the_portable_program_runs_where_segdcn_is_not_installed(tiny, files, tmp_path):
     image = torch.randn(2, 3, 20, 12)
     torch.save(image, tmp_path / "image.pt")
