@@ -159,8 +159,8 @@ SEGDCN_HD RoiBin<real> roi_bin(const RoiCall& call, const RoiBox<real>& box, int
   const real height = box.height / static_cast<real>(call.pooled_h);
   const real width = box.width / static_cast<real>(call.pooled_w);
   RoiBin<real> at;
-  // A box of infinite or no known size reads nothing, so its offset has no effect: 0, where a gradient of 0 times
-  // that size would be NaN.
+  // A box of infinite or no known size reads nothing, so its offset has no effect: 0, where a gradient of 0
+  // times that size would be NaN.
   at.per_y = static_cast<real>(call.reach) * box.height;
   at.per_x = static_cast<real>(call.reach) * box.width;
   if (!(std::fabs(at.per_y) < real(1e30))) at.per_y = real(0);

@@ -1,11 +1,10 @@
 """Checkpoint files: the old one or the new one, whole, whatever happens."""
 
 import errno
-import multiprocessing
 import os
 import pickle
-import resource
-import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -32,28 +31,28 @@ def test_what_is_written_is_read(tmp_path):
     assert value(path) == 2 and [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
 
-def write_on_a_full_disk(path, queue):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    try:
-        SafeCheckpointIO().save_checkpoint(checkpoint(2.0, 1_000_000), path)
-    except UserError as error:
-        queue.put(str(error))
-    else:
-        queue.put("written")
+ON_A_FULL_DISK = """
+import resource, signal, sys, torch
+from segdcn.checkpoint_io import SafeCheckpointIO
+from segdcn.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    SafeCheckpointIO().save_checkpoint({"weight": torch.zeros(1_000_000)}, sys.argv[1])
+except UserError as error:
+    print(error)
+"""
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
     """A limit on the size of files stands for the full disk."""
     path = tmp_path / "last.ckpt"
     SafeCheckpointIO().save_checkpoint(checkpoint(1.0), path)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=write_on_a_full_disk, args=(path, queue))
-    process.start()
-    message = queue.get(timeout=60)
-    process.join()
-    assert "the disk is full; the one before it is untouched" in message and "\n" not in message
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ON_A_FULL_DISK, path], capture_output=True, text=True, timeout=120
+    )
+    message = done.stdout.strip()
+    assert "the disk is full; the one before it is untouched" in message and "\n" not in message, done.stderr
     assert value(path) == 1 and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -71,24 +70,27 @@ def test_what_the_system_refuses_is_one_line(code, tmp_path, monkeypatch):
     assert value(path) == 1 and not path.with_name("last.ckpt.part").exists()
 
 
-def write_forever(path):
-    number = 0.0
-    while True:
-        SafeCheckpointIO().save_checkpoint(checkpoint(number, 200_000), path)
-        number += 1
+WRITE_FOREVER = """
+import sys, torch
+from segdcn.checkpoint_io import SafeCheckpointIO
+number = 0.0
+while True:
+    weight = torch.full((200_000,), number)
+    SafeCheckpointIO().save_checkpoint({"state_dict": {"weight": weight}, "epoch": 1}, sys.argv[1])
+    number += 1
+"""
 
 
 def test_kill_9_leaves_a_whole_checkpoint(tmp_path):
-    path = tmp_path / "last.ckpt"
-    context = multiprocessing.get_context("fork")
-    for delay in (0.0, 0.011, 0.023, 0.037, 0.052):
-        process = context.Process(target=write_forever, args=(path,))
-        process.start()
+    for number, delay in enumerate((0.0, 0.023, 0.052)):
+        path = tmp_path / str(number) / "last.ckpt"
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", WRITE_FOREVER, path])
         while not path.exists():
+            assert process.poll() is None
             time.sleep(0.001)
         time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.kill()
+        process.wait()
         assert value(path) >= 0
 
 
