@@ -160,6 +160,9 @@ def test_a_folder_that_holds_something_is_not_written_to(voc, capsys):
     error = capsys.readouterr().err
     assert "submission is out, which is not empty" in error and error.count("\n") == 1
     assert not (voc / "runs").exists()
+    assert segdcn("test", "--submission=new", "--data.resize=[32, 48]") == 2
+    error = capsys.readouterr().err
+    assert "data.resize is [32, 48]; set --data.resize null" in error and error.count("\n") == 1
     assert segdcn("test", "--submission=data.yaml") == 2
     assert "must be a folder" in capsys.readouterr().err
     assert cli.main(["fit", "--data", "data.yaml", "--submission=out"]) == 2

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -136,7 +137,7 @@ def _instances(trainer: Trainer, name: str) -> Any:
     if data is None:
         return None
     sample = next(sample for sample in data.samples(data.val_split) if sample.name == name)
-    return None if sample.instances is None else data.read_instances(sample)
+    return None if sample.instances is None else data.resized(data.read_instances(sample).astype(np.int32))
 
 
 def _of_all_processes(rows: list[Any]) -> list[Any]:

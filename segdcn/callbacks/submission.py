@@ -57,6 +57,19 @@ class Submission(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # likewise
         self._write(data, data.test_split, outputs, batch)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse predictions of another size than the benchmark's.
+
+        Raises:
+            UserValueError: The data is read at another size.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        if data.resize is not None:
+            raise UserValueError(
+                f"a submission has the size of the pictures, but data.resize is {list(data.resize)}; "
+                "set --data.resize null"
+            )
+
     def _write(self, data: Any, split: str, predictions: Tensor, batch: Mapping[str, Any]) -> None:
         pixels = predictions.byte().cpu().numpy()  # (B, H, W)
         for name, (height, width), prediction in zip(batch["name"], batch["size"], pixels, strict=True):

@@ -73,6 +73,8 @@ class SegmentationData(pl.LightningDataModule):
             neighbours.
         num_workers: Processes that read and augment; 0 does it in the main process. The
             numbers stay the same.
+        resize: [height, width] that every picture and label map is read at, in training and evaluation:
+            the task is then that of smaller pictures, and is scored as such. null keeps each at its own size.
         crop_size: Training crop in pixels: one number or [height, width]; multiples of
             `size_divisor`. Larger crops show more context and cost time and memory.
         scale_range: Smallest and largest factor by which a training image is scaled before
@@ -116,6 +118,7 @@ class SegmentationData(pl.LightningDataModule):
         batch_size: int = 8,
         eval_batch_size: int = 1,
         num_workers: int = 2,
+        resize: tuple[int, int] | None = None,
         crop_size: int | tuple[int, int] = 512,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip_prob: float = 0.5,
@@ -138,6 +141,7 @@ class SegmentationData(pl.LightningDataModule):
         super().__init__()
         self.root = Path(root).expanduser()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.resize = None if resize is None else (resize[0], resize[1])
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         self.scale_range = (scale_range[0], scale_range[1])
         self.flip_prob, self.colour_jitter = flip_prob, colour_jitter
@@ -293,7 +297,17 @@ class SegmentationData(pl.LightningDataModule):
         labels = self.read_labels(sample)
         check_size(sample.labels, labels, sample.image, image)
         self.check_labels(labels, sample.labels)
-        return Decoded(image, labels.astype(np.uint8))
+        return Decoded(self.resized(image), self.resized(labels.astype(np.uint8)))
+
+    def resized(self, pixels: np.ndarray) -> np.ndarray:
+        """Bring a picture (H, W, 3) or a map of ids (H, W) to the size that `resize` asks for, if it does."""
+        if self.resize is None or pixels.shape[:2] == self.resize:
+            return pixels
+        height, width = self.resize
+        if pixels.ndim == 2:
+            return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        shrunk = height <= pixels.shape[0] and width <= pixels.shape[1]
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)
 
     def train_dataset(self) -> SegmentationDataset:
         """Return the augmented training samples."""
@@ -424,6 +438,8 @@ class SegmentationData(pl.LightningDataModule):
         for name in ("flip_prob", "colour_jitter", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
+        if self.resize is not None and min(self.resize) < 1:
+            raise UserValueError(f"data.resize is {list(self.resize)}; expected [height, width] in pixels, or null")
         if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
             raise UserValueError(
                 f"data.crop_size is {list(self.crop_size)}; expected positive multiples of "

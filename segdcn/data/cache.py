@@ -204,7 +204,7 @@ def folder_name(data: "SegmentationData") -> str:
     Who changes how labels are mapped, in a setting or in the code of a data set, gets another folder.
     """
     with np.printoptions(threshold=sys.maxsize):  # all of a table, not its ends
-        digest = hashlib.sha256(repr([FORMAT, PIL.__version__, data.own_settings()]).encode())
+        digest = hashlib.sha256(repr([FORMAT, PIL.__version__, data.resize, data.own_settings()]).encode())
     parts: list[Any] = [files, *(kind for kind in type(data).__mro__ if hasattr(kind, "own_settings"))]
     for part in parts:
         try:

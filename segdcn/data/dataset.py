@@ -50,9 +50,9 @@ class SegmentationDataset(Dataset[Item]):
         sample = self.samples[index]
         item: Item = {"image": image, "labels": labels, "name": sample.name}
         if self.with_instances and sample.instances is not None:
-            instances = self.data.read_instances(sample)
+            instances = self.data.resized(self.data.read_instances(sample).astype(np.int32))
             check_size(sample.instances, instances, sample.image, stored[0])
-            item["instances"] = torch.from_numpy(instances.astype(np.int32))
+            item["instances"] = torch.from_numpy(instances)
         return item
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -49,6 +49,22 @@ def test_classes_colours_and_normalisation_are_known_without_setup():
     assert len(data.palette) == 21 and len(data.mean) == len(data.std) == 3
 
 
+def test_everything_is_read_at_the_size_asked_for(shapes_root):
+    settings = {**SMALL, "crop_size": 32, "num_workers": 0}
+    full, small = (Shapes(str(shapes_root), resize=size, **settings).eval_dataset("val") for size in (None, (37, 23)))
+    small.with_instances = full.with_instances = True
+    before, after = full[0], small[0]
+    assert after["image"].shape == (3, 37, 23) and after["labels"].shape == after["instances"].shape == (37, 23)
+    # Labels and instances are ones that were there, at the nearest pixel; nothing is mixed.
+    height, width = before["labels"].shape
+    rows, columns = ((torch.arange(n) + 0.5) * size / n for n, size in ((37, height), (23, width)))
+    nearest = (rows.long()[:, None], columns.long()[None])
+    assert torch.equal(after["labels"], before["labels"][nearest])
+    assert torch.equal(after["instances"], before["instances"][nearest])
+    # And pictures are means: of the same colour all in all.
+    assert abs(after["image"].mean() - before["image"].mean()) < 0.02
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_two_epochs_are_the_same_on_any_number_of_workers(shapes_root, num_workers):
     """Persistent workers outlive an epoch; the key tells them which one a sample is for."""
@@ -192,6 +208,7 @@ def test_a_data_module_is_pickled_without_its_trainer(shapes_root):
     [
         ({"crop_size": 0}, r"data.crop_size is \[0, 0\]; expected positive multiples of data.size_divisor = 32"),
         ({"crop_size": (64, 100)}, r"data.crop_size is \[64, 100\]; expected positive multiples"),
+        ({"resize": (0, 10)}, r"data.resize is \[0, 10\]; expected \[height, width\]"),
         ({"batch_size": 0}, "data.batch_size is 0; expected 1 or more"),
         ({"num_workers": -1}, "data.num_workers is -1; expected 0 or more"),
         ({"train_limit": 0}, "data.train_limit is 0; expected 1 or more, or null"),

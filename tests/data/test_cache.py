@@ -121,8 +121,8 @@ def test_other_labels_from_the_same_files_have_a_cache_of_their_own(tmp_path):
         classes = {"a": [0, 0, 0], "b": [9, 9, 9]}
         return Folder("nowhere", classes, cache="disk", cache_dir=str(tmp_path), **settings)
 
-    names = {folder_name(folder()), folder_name(folder(id_map={0: 1, 1: 0})), folder_name(folder(ignore=[7]))}
-    assert len(names) == 3
+    settings = [{}, {"id_map": {0: 1, 1: 0}}, {"ignore": [7]}, {"resize": (9, 9)}]
+    assert len({folder_name(folder(**setting)) for setting in settings}) == 4
     assert folder_name(folder(crop_size=64, seed=5)) == folder_name(folder())
 
 
