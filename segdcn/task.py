@@ -50,6 +50,8 @@ class SegmentationTask(LightningModule):
         offset_groups: Channel groups with offsets of their own; 1 is the paper's.
         dilation: Dilation of the last stage's 3x3 convolutions in place of what the output
             stride asks for (the paper's table 3); null leaves it.
+        gradual_dilation: Begin a dilated stage with the dilation of the stage before it, as torchvision, timm and
+            mmsegmentation do; false dilates all of it, as segmentation_models_pytorch does.
         loss: Weight of each part of the training loss: cross_entropy, ohem, focal, dice, lovasz,
             boundary (`segdcn.losses`); null is cross_entropy alone, which `val/loss` always is.
         class_weights: N numbers: how much a pixel counts in `cross_entropy`, by its class; null is 1
@@ -105,6 +107,7 @@ class SegmentationTask(LightningModule):
         modulated: bool = True,
         offset_groups: int = 1,
         dilation: int | None = None,
+        gradual_dilation: bool = False,
         loss: dict[str, float] | None = None,
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
@@ -158,6 +161,7 @@ class SegmentationTask(LightningModule):
             offset_groups=offset_groups,
             num_classes=num_classes,
             dilation=dilation,
+            gradual_dilation=gradual_dilation,
             auxiliary_head=aux_weight > 0,
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -96,6 +96,7 @@ def build_deeplab(
     offset_groups: int = 1,
     num_classes: int = 21,
     dilation: int | None = None,
+    gradual_dilation: bool = False,
     auxiliary_head: bool = False,
 ) -> DeepLab:
     """Build a DeepLab whose last 3x3 encoder convolutions are deformable.
@@ -115,6 +116,8 @@ def build_deeplab(
         num_classes: N, channels of the logits.
         dilation: Dilation of the last stage's 3x3 convolutions; None is what output_stride
             implies.
+        gradual_dilation: Let the first 3x3 convolution of a dilated stage keep the dilation of the
+            stage before, where `dilation` does not say otherwise.
         auxiliary_head: Add an auxiliary head, whose parameters are named `auxiliary_head.*`.
 
     Returns:
@@ -135,7 +138,7 @@ def build_deeplab(
         raise UserValueError(f"output_stride is {output_stride}, but must be 8 or 16 for {architecture}")
     if num_classes < 1:
         raise UserValueError(f"num_classes is {num_classes}, but must be at least 1")
-    body = build_encoder(encoder, encoder_weights, output_stride, dilation)
+    body = build_encoder(encoder, encoder_weights, output_stride, dilation, gradual_dilation)
     make_deformable(body, deform_layers, modulated=modulated, offset_groups=offset_groups)
 
     channels: list[int] = body.out_channels  # type: ignore[assignment]  # smp's property, behind nn.Module

@@ -1,6 +1,7 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torchvision
 from torch import nn
 
 from segdcn.errors import UserError, UserValueError
@@ -78,6 +79,29 @@ def test_the_dilation_of_the_last_stage_is_a_setting():
     spatial = [m for m in network.encoder.layer4.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert [m.dilation for m in spatial] == [(6, 6)] * 3 == [m.padding for m in spatial]
     assert network(torch.randn(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+
+
+@pytest.mark.parametrize("output_stride,flags", [(16, [False, False, True]), (8, [False, True, True])])
+def test_gradual_dilation_is_torchvisions(output_stride, flags):
+    """The same features from the same weights, but for float32 sums in another order."""
+    torch.manual_seed(0)
+    ours = build_encoder("resnet50", None, output_stride, gradual_dilation=True).eval()
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=flags).eval()
+    theirs.fc, theirs.avgpool = nn.Identity(), nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = theirs(image)
+        allowed = 1e-5 * expected.abs().max()
+        assert (ours(image)[-1].flatten(1) - expected).abs().max() < allowed
+        abrupt = build_encoder("resnet50", None, output_stride).eval()
+        abrupt.load_state_dict(ours.state_dict())
+        assert (abrupt(image)[-1].flatten(1) - expected).abs().max() > 1e4 * allowed
+
+
+def test_a_dilation_that_is_given_is_that_of_the_whole_stage():
+    encoder = build_encoder("resnet50", None, 16, 6, gradual_dilation=True)
+    assert [block.conv2.dilation for block in encoder.layer4] == [(6, 6)] * 3
 
 
 def test_version_one_has_no_modulation():
