@@ -79,7 +79,7 @@ def build_encoder(
             "set model.encoder_weights: null to start from random weights"
         ) from error
     if gradual_dilation:
-        before = (1, 1)
+        before: tuple[int, ...] = (1, 1)
         for stage in (encoder.layer3, encoder.layer4):
             first, *_, last = _spatial(stage)
             if first.stride == (1, 1):
