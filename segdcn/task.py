@@ -42,7 +42,8 @@ class SegmentationTask(LightningModule):
         std: Channel standard deviations, likewise.
         architecture: `deeplab` is the paper's 1x1 head; the others add ASPP, and a decoder.
         encoder: Name of an encoder of segmentation_models_pytorch, such as resnet50.
-        encoder_weights: `imagenet` downloads weights from a hub; null starts from random ones.
+        encoder_weights: `imagenet` downloads weights from a hub; a file of weights from torchvision, timm,
+            mmsegmentation or `segdcn convert` is read (a name with an ending); null starts from random ones.
         output_stride: Input pixels per pixel of the last feature map: 8 or 16; 32 too for `deeplab`.
         deform_layers: How many of the encoder's last 3x3 convolutions are deformable; 0 is
             the plain network, 3 the paper's choice.
@@ -329,7 +330,9 @@ class SegmentationTask(LightningModule):
             return
         if TRAINED_WEIGHTS in checkpoint and self.hparams["ema_decay"] is None:
             checkpoint["state_dict"] = checkpoint[TRAINED_WEIGHTS]
-        saved, wanted = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["optimizer"], self.hparams["optimizer"]
+        wanted = self.hparams["optimizer"]
+        # Converted checkpoints name none: no optimizer has worked on them yet.
+        saved = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].get("optimizer", wanted)
         if saved != wanted:
             raise UserValueError(
                 f"model.optimizer is {wanted}, but the checkpoint holds the state of {saved}: a run can only go on "

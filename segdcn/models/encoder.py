@@ -65,7 +65,9 @@ def build_encoder(
         raise UserValueError(f"dilation is {last_dilation}, but must be at least 1 (or null)")
     available = smp.encoders.encoders[name]["pretrained_settings"]
     if weights is not None and weights not in available:
-        raise UserValueError(f"encoder_weights {weights!r} are not published for {name}; use null or {list(available)}")
+        raise UserValueError(
+            f"encoder_weights {weights!r} are not published for {name}; use null, a file or {list(available)}"
+        )
     if weights is not None:
         _log.info("loading %s weights of %s (downloaded once, then cached)", weights, name)
     try:

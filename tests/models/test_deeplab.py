@@ -124,7 +124,7 @@ def test_a_network_trains_in_channels_last_and_bfloat16():
     [
         ({"encoder": "resnet5"}, "did you mean resnet50"),
         ({"encoder": "mobilenet_v2"}, "encoder 'mobilenet_v2' is not one of resnet18"),
-        ({"encoder_weights": "imagnet"}, "not published for resnet18; use null or"),
+        ({"encoder_weights": "imagnet"}, "not published for resnet18; use null, a file or"),
         ({"architecture": "unet"}, "architecture 'unet' is not one of deeplab"),
         ({"output_stride": 4}, "output_stride is 4"),
         ({"output_stride": 32}, "must be 8 or 16 for deeplabv3plus"),
