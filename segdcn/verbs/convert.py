@@ -97,9 +97,7 @@ def convert(
     part = part or ("encoder" if deeplab is None else "network")
     if part != "network" and (data is not None or deform_layers):
         raise UserValueError(f"data and deform_layers are for a network, but what is converted is: {part}")
-    place = (
-        Path(output) if output is not None else Path(source).with_name(f"{Path(source).stem}-{part}{SUFFIXES[part]}")
-    )
+    place = Path(output or Path(source).with_name(f"{Path(source).stem}-{part}{SUFFIXES[part]}"))
     check_output(place, SUFFIXES[part], overwrite)
     if place.absolute() == Path(source).absolute():
         raise UserValueError(f"output is {place}, which is what is converted; choose another")
@@ -193,8 +191,7 @@ def _convert_encoder(file: WeightsFile, place: Path, path: Path) -> Converted:
     _write(found.tensors, file, path)
     settings = {"encoder": found.name, "encoder_weights": str(place), **found.deformable}
     flags = " ".join(
-        f"--model.{name} {str(value).lower() if value is True or value is False else value}"
-        for name, value in settings.items()
+        f"--model.{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()
     )
     lines = [found.name + (f"; left out: {listed(found.left_out)}" if found.left_out else ""), f"use it with {flags}"]
     return Converted(lines, {"settings": settings, "left_out": found.left_out})
@@ -205,12 +202,8 @@ def _convert_layers(file: WeightsFile, path: Path) -> Converted:
         tensors = from_mmcv(file.tensors)
     except UserValueError as error:
         raise InvalidDataError(f"{file.path}: {error}") from error
-    end = ".offset_conv.weight"
-    layers = sorted(
-        f".{name}".removesuffix(end).removeprefix(".")
-        for name in tensors.keys() - file.tensors.keys()
-        if f".{name}".endswith(end)
-    )
+    made = [name for name in tensors.keys() - file.tensors.keys() if name.endswith("offset_conv.weight")]
+    layers = sorted(name.removesuffix("offset_conv.weight").removesuffix(".") for name in made)
     if not layers:
         raise InvalidDataError(f"{file.path} holds no deformable layer of mmcv: no name ends in conv_offset.weight")
     _write(tensors, file, path)

@@ -132,15 +132,15 @@ def test_resnet101_and_numbered_classes(aux, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_converted_network_is_measured_and_trained_on(optimizer, tmp_path, monkeypatch, capsys):
+def test_a_converted_network_is_measured_and_trained_on(tmp_path, monkeypatch):
+    """With any optimizer, since none has worked on it yet; what comes of it is a checkpoint like others."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "make-shapes", "--output=shapes", "--train=4", "--val=2", "--size=64"]) == 0
     (tmp_path / "shapes.yaml").write_text("class_path: segdcn.data.Shapes\ninit_args: {root: shapes, crop_size: 64}\n")
     torch.save(random_deeplab("deeplabv3_resnet50", 7, aux=True).state_dict(), "a.pth")
     assert convert("a.pth", "--data=shapes.yaml", "--deform_layers=2", "--output=a.ckpt") == 0
     flags = ["--data=shapes.yaml", "--data.batch_size=2", "--data.num_workers=0", "--trainer.accelerator=cpu"]
-    flags += ["--wandb=off", "--ckpt_path=a.ckpt", "--trainer.max_epochs=1", f"--model.optimizer={optimizer}"]
+    flags += ["--wandb=off", "--ckpt_path=a.ckpt", "--trainer.max_epochs=1", "--model.optimizer=adamw"]
     assert cli.main(["validate", *flags[:4], "--wandb=off", "--ckpt_path=a.ckpt"]) == 0
     assert cli.main(["fit", *flags, "--name=on"]) == 0
     assert cli.main(["fit", *flags[:5], "--name=on", "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
@@ -177,12 +177,12 @@ def test_layers_of_mmcv_are_converted_in_any_network(tmp_path, capsys):
     nn.init.normal_(layer.offset_conv.weight)
     theirs = {f"neck.{name.replace('offset_conv', 'conv_offset')}": value for name, value in layer.state_dict().items()}
     theirs["neck.weight"] = theirs["neck.weight"] * 2
-    theirs["head.weight"] = torch.ones(1)
+    theirs["head.weight"] = torch.ones(1, dtype=torch.float16)
     safetensors.torch.save_file(theirs, tmp_path / "detector.safetensors")
     assert convert(tmp_path / "detector.safetensors", "--part=layers") == 0
     assert "converted 1 layers: neck" in capsys.readouterr().out
     found = safetensors.torch.load_file(tmp_path / "detector-layers.safetensors")
-    assert torch.equal(found.pop("head.weight"), torch.ones(1))
+    assert torch.equal(found.pop("head.weight"), torch.ones(1, dtype=torch.float16))
     layer.load_state_dict({name.removeprefix("neck."): value for name, value in found.items()})
     assert torch.equal(layer.weight, theirs["neck.weight"] / 2)
 
@@ -230,10 +230,10 @@ def test_networks_that_are_not_quite_torchvisions_are_refused(source):
     for changed, message in [
         (
             weights | {"classifier.1.weight": torch.zeros(256, 256, 1, 1)},
-            "1 weight is not as in torchvision's .*_resnet50",
+            "is not torchvision's deeplabv3_resnet50: 1 of another shape .classifier.1.weight",
         ),
-        (weights | {"backbone.fc.weight": torch.zeros(1)}, "the first is backbone.fc.weight"),
-        (weights | {"aux_classifier.4.bias": torch.zeros(9)}, "the first is aux_classifier.4.bias"),
+        (weights | {"backbone.fc.weight": torch.zeros(1)}, r"1 unexpected \(backbone.fc.weight\)"),
+        (weights | {"aux_classifier.4.bias": torch.zeros(9)}, r"1 of another shape \(aux_classifier.4.bias"),
         (small, "a DeepLabV3 on resnet18; torchvision's are on resnet50, resnet101"),
     ]:
         with pytest.raises(InvalidDataError, match=message):

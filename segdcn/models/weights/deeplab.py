@@ -10,7 +10,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet
 from segdcn.errors import InvalidDataError
 from segdcn.models.weights.difference import difference
 from segdcn.models.weights.encoder import find_encoder
-from segdcn.models.weights.file import WeightsFile
+from segdcn.models.weights.file import WeightsFile, in_float32
 
 ANCHOR = "classifier.0.convs.0.0.weight"
 BUILDERS = {"resnet50": deeplabv3_resnet50, "resnet101": deeplabv3_resnet101}
@@ -65,7 +65,8 @@ def find_deeplab(file: WeightsFile) -> FoundDeepLab | None:
     if anchor is None:
         return None
     prefix = anchor.removesuffix(ANCHOR)
-    given = {name.removeprefix(prefix): value for name, value in file.tensors.items() if name.startswith(prefix)}
+    inside = {name.removeprefix(prefix): value for name, value in file.tensors.items() if name.startswith(prefix)}
+    given = in_float32(inside, file.path)
     encoder = find_encoder(file).name
     if encoder not in BUILDERS:
         raise InvalidDataError(
@@ -75,9 +76,11 @@ def find_deeplab(file: WeightsFile) -> FoundDeepLab | None:
     auxiliary = any(name.startswith("aux_classifier.") for name in given)
     with torch.device("meta"):  # without numbers: they come from the file
         source = BUILDERS[encoder](weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=auxiliary)
-    count, sentence = difference(given, source.state_dict(), f"torchvision's deeplabv3_{encoder}")
+    count, which = difference(given, source.state_dict())
     if count:
-        raise InvalidDataError(f"{file.path} cannot be converted: {sentence}; --part encoder takes its encoder alone")
+        raise InvalidDataError(
+            f"{file.path} is not torchvision's deeplabv3_{encoder}: {which}; --part encoder takes its encoder alone"
+        )
     source.load_state_dict(given, assign=True)
     tensors = {}
     for name, value in given.items():

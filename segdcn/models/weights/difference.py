@@ -1,27 +1,30 @@
-"""How two sets of weights differ in names and shapes."""
+"""How weights differ from those of a network, in names and shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 
-def difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whose: str) -> tuple[int, str]:
-    """Count what is missing, unexpected or of another shape, and say it in a sentence.
+def difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Count the weights that are missing, unexpected or of another shape, and name the first of each.
 
     Args:
         given: Weights from a file.
         wanted: Those of a network.
-        whose: That network, in words.
 
     Returns:
-        How many differ, and `2 weights are not as in resnet18, the first is fc.bias ((9,) in the file, unknown there)`.
+        How many, and such as `2 missing (bn1.bias, bn1.weight), 1 unexpected (fc.bias)`.
     """
-    theirs = {name: tuple(value.shape) for name, value in given.items()}
-    ours = {name: tuple(value.shape) for name, value in wanted.items()}
-    different = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-    if not different:
-        return 0, ""
-    first = different[0]
-    shapes = f"{theirs.get(first, 'missing')} in the file, {ours.get(first, 'unknown')} there"
-    count = "1 weight is" if len(different) == 1 else f"{len(different)} weights are"
-    return len(different), f"{count} not as in {whose}, the first is {first} ({shapes})"
+    missing, unexpected = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    reshaped = [
+        f"{name} {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in sorted(given.keys() & wanted.keys())
+        if given[name].shape != wanted[name].shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    said = ", ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names)
+    return sum(map(len, kinds.values())), said
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -21,7 +21,7 @@ from segdcn.layers import from_mmcv
 from segdcn.layers.mmcv import offset_fields
 from segdcn.models.encoder import ENCODERS, build_encoder
 from segdcn.models.weights.difference import difference
-from segdcn.models.weights.file import WeightsFile, read_weights
+from segdcn.models.weights.file import WeightsFile, in_float32, read_weights
 
 ANCHOR = "layer1.0.conv1.weight"
 
@@ -52,7 +52,7 @@ def find_encoder(file: WeightsFile) -> FoundEncoder:
     1. Whatever stands before `layer1.0.conv1.weight` is the prefix; all without it is left out, and
        so is the classifier `fc`.
     2. mmcv's deformable layers are converted (`segdcn.layers.from_mmcv`).
-    3. Names and shapes must be those of one of `ENCODERS`, without exception; counts of batches may be missing.
+    3. Names and shapes must be those of one of `ENCODERS`, without exception.
 
     Raises:
         InvalidDataError: There is none, or one that segdcn does not build; the message gives the reason.
@@ -68,7 +68,7 @@ def find_encoder(file: WeightsFile) -> FoundEncoder:
     outside = [name for name in file.tensors if not name.startswith(prefix)]
     head = [name for name in inside if name.startswith("fc.")]
     try:
-        tensors = from_mmcv({name: value for name, value in inside.items() if name not in head})
+        tensors = from_mmcv(in_float32({name: inside[name] for name in inside if name not in head}, file.path))
     except UserValueError as error:
         raise InvalidDataError(f"{file.path}: {error}") from error
     encoder = _recognise(tensors, file.path)
@@ -142,10 +142,10 @@ def _recognise(tensors: Mapping[str, Tensor], path: Path) -> str:
     alike = [name for name in ENCODERS if smp.encoders.encoders[name]["params"]["layers"] == depths]
     nearest = []
     for name in alike:
-        count, sentence = difference(given, _bare(name).state_dict(), name)
+        count, which = difference(given, _bare(name).state_dict())
         if not count:
             return name
-        nearest.append((count, sentence))
+        nearest.append((count, f"against {name}, {which}"))
     reason = _reason(given) or (min(nearest)[1] if nearest else f"none has stages of {depths} blocks")
     raise InvalidDataError(f"{path} holds a ResNet that segdcn does not build: {reason}")
 

@@ -19,6 +19,7 @@ KEYS = ("state_dict", "model", "model_state_dict", "weights")
 
 # Exact in float32, in which networks compute.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+COUNTS = torch.int64  # of num_batches_tracked
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class WeightsFile:
 
     Attributes:
         path: The file.
-        tensors: Weights in float32 and counts, by name.
+        tensors: Weights by name, as they are.
         key: Under which they lie in the file; None where they are all of it.
         others: Keys of other weights in it, such as averaged ones.
         settings: The configuration that mmsegmentation writes beside them, as text.
@@ -49,7 +50,7 @@ def read_weights(path: Path, key: str | None = None) -> WeightsFile:
 
     Raises:
         MissingFileError: There is no such file.
-        InvalidDataError: It is damaged or holds other things than weights, or weights that are infinite or NaN.
+        InvalidDataError: It is damaged or holds other things than weights.
         UserValueError: There are no weights under `key`.
     """
     if not path.is_file():
@@ -59,12 +60,34 @@ def read_weights(path: Path, key: str | None = None) -> WeightsFile:
     key = key if key is not None else next((known for known in (None, *KEYS) if known in found), next(iter(found)))
     if key not in found:
         raise UserValueError(f"key is {key!r}, but {path} holds weights under {_listed(found)}")
-    tensors = {name: _exact(value, name, path) for name, value in found[key].items()}
-    for name in [*tensors]:
-        if name.endswith("running_mean"):  # files of before 2018 have no such counts; nothing computes with them
-            tensors.setdefault(name.removesuffix("running_mean") + "num_batches_tracked", torch.tensor(0))
     others = tuple(str(other) for other in found if other != key)
-    return WeightsFile(path, tensors, key, others, _settings(content))
+    return WeightsFile(path, dict(found[key]), key, others, _settings(content))
+
+
+def in_float32(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give weights in float32, which changes no number, and normalisation its counts of batches.
+
+    Files of before 2018 have no such counts, and networks with a fixed momentum do not compute with them.
+
+    Args:
+        tensors: Weights from a file.
+        path: That file, for messages.
+
+    Raises:
+        InvalidDataError: Weights that float32 does not hold exactly, or that are infinite or NaN.
+    """
+    exact = {}
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.dtype not in (*DTYPES, COUNTS):
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise InvalidDataError(f"{path}: {name} is {dtype}; expected numbers that float32 holds exactly")
+        if not value.isfinite().all():
+            raise InvalidDataError(f"{path}: {name} holds numbers that are infinite or NaN")
+        exact[name] = value if value.dtype == COUNTS else value.detach().float()
+        if name.endswith("running_mean"):
+            count = name.removesuffix("running_mean") + "num_batches_tracked"
+            exact.setdefault(count, tensors.get(count, torch.tensor(0)))
+    return exact
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -111,20 +134,6 @@ def _are_weights(value: Any) -> bool:
         and len(value) > 0
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
-
-
-def _exact(value: Tensor, name: str, path: Path) -> Tensor:
-    """Give weights in float32, which changes no number."""
-    if value.dtype == torch.int64:
-        return value  # num_batches_tracked
-    if value.layout != torch.strided or value.dtype not in DTYPES:
-        dtype = str(value.dtype).removeprefix("torch.")
-        raise InvalidDataError(
-            f"{path}: {name} is {dtype}, which float32 does not hold exactly; save the weights in float32"
-        )
-    if not value.isfinite().all():
-        raise InvalidDataError(f"{path}: {name} holds numbers that are infinite or NaN")
-    return value.detach().float()
 
 
 def _settings(content: Any) -> str:
