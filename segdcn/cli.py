@@ -50,6 +50,7 @@ VERBS = {
     "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
+    "convert": Verb("segdcn.verbs.convert:convert", "take over weights that others trained", positional=True),
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),

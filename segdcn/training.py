@@ -57,7 +57,10 @@ LINKS: dict[str, Callable[[Any], Any]] = {
 }
 
 # The model's settings that also count when nothing is trained.
-NETWORK_KEYS = {"architecture", "encoder", "output_stride", "deform_layers", "modulated", "offset_groups", "dilation"}
+NETWORK_KEYS = {
+    *("architecture", "encoder", "output_stride", "deform_layers", "modulated", "offset_groups"),
+    *("dilation", "gradual_dilation"),
+}
 
 EXAMPLE = """
 Compose files with --config, --data and --model; what comes later on the line wins.

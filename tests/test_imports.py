@@ -43,8 +43,8 @@ ALLOWED = {
     },
     "sweep": {"errors", "refusals", "loggers", "pictures"},
     "verbs": {
-        *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export"),
+        *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),
+        *("summary", "task", "timing", "sweep", "predictor", "export", "__version__"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
