@@ -13,6 +13,7 @@ from torch import Tensor
 from segdcn import offsets
 from segdcn.callbacks.reading import read_offsets
 from segdcn.errors import UserValueError
+from segdcn.object_sizes import LIMITS
 from segdcn.task import SegmentationTask
 
 
@@ -33,7 +34,7 @@ class EffectiveDilationLog(Callback):
         sizes: Areas in pixels of the image at which an object becomes medium, and large.
     """
 
-    def __init__(self, images: int = 100, sizes: tuple[int, int] = offsets.SIZES) -> None:
+    def __init__(self, images: int = 100, sizes: tuple[int, int] = LIMITS) -> None:
         if images < 0:
             raise UserValueError(f"effective_dilation.images is {images}; it must be 0 (none) or more")
         self.images, self.sizes = images, (sizes[0], sizes[1])
