@@ -29,9 +29,15 @@ ALLOWED = {
     "offsets": {"errors", "layers", "object_sizes"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "object_sizes", "pictures", "__version__"},
+    "stopwatch": set(),
+    "code_version": {"__version__"},
+    "wandb_pictures": set(),
+    "callbacks": {
+        *("errors", "task", "offsets", "object_sizes", "pictures", "loggers", "wandb_pictures", "stopwatch"),
+        "__version__",
+    },
     "run": {"errors", "fingerprint"},
-    "loggers": {"errors"},
+    "loggers": {"errors", "stopwatch"},
     "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics", "object_sizes"},
     "refusals": {"errors"},
@@ -40,7 +46,7 @@ ALLOWED = {
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "__version__"),
+        *("command_line", "fitting", "code_version"),
     },
     "sweep": {"errors", "refusals", "loggers", "pictures"},
     "verbs": {

@@ -10,7 +10,7 @@ from torch.linalg import vector_norm
 from segdcn.errors import UserValueError
 from segdcn.object_sizes import LIMITS, NAMES, size_of
 from segdcn.offsets.fields import SamplingField
-from segdcn.offsets.objects import regions
+from segdcn.offsets.objects import Region, regions
 from segdcn.offsets.points import output_pixel
 
 
@@ -56,9 +56,17 @@ class EffectiveDilation:
             labels: Class indices (H, W), 255 where there is none.
             instances: 0 where there is no object, another number for each (H, W).
         """
+        self.ask(fields, self.find(labels, instances))
+
+    def find(self, labels: np.ndarray, instances: np.ndarray | None = None) -> list[Region]:
+        """Find the regions of an image, as `add` does; they stay the same while a network learns."""
+        return regions(labels, instances, self.background)
+
+    def ask(self, fields: Sequence[SamplingField], found: Sequence[Region]) -> None:
+        """Ask every layer at the centre of every region that `find` found."""
         self.layers = [field.name for field in fields]
         dilations = [effective_dilation(field).mean(dim=0) for field in fields]
-        for region in regions(labels, instances, self.background):
+        for region in found:
             pixels = [output_pixel(field, (region.y, region.x)) for field in fields]
             values = [float(dilation[pixel]) for dilation, pixel in zip(dilations, pixels, strict=True)]
             self.rows.append((region.label, region.area, region.background, values))
