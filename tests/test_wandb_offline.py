@@ -1,8 +1,10 @@
 """What a run leaves for Weights & Biases, read back record by record from the file that `wandb sync` uploads."""
 
+import csv
 import json
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,12 @@ import yaml
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+import segdcn
 from segdcn import __version__, cli
 from segdcn.data import Shapes
 from segdcn.wandb_pictures import Overlay
 
 SIDE = 24  # of the pictures on W&B; those of the set have 32
-CLASSES = ["background", *Shapes.class_names[1:]]
 
 
 def records(path) -> Iterator[Record]:
@@ -45,14 +47,9 @@ def rows(folder) -> list[dict]:
     ]
 
 
-def media(found, key, rank=0):
-    """Give the records of pictures under a key, in the order in which they were logged."""
-    return [row[key] for row in found if key in row][rank:]
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, request):
-    """A run of two epochs that went on for a third; where it lies."""
+    """A run of one epoch that went on for another; where it lies."""
     folder = tmp_path_factory.mktemp("wandb")
     assert cli.main(["data", "make-shapes", f"--output={folder}/set", "--train=4", "--val=5", "--size=32"]) == 0
     configs = request.config.rootpath / "configs"
@@ -69,8 +66,8 @@ def workplace(tmp_path_factory, request):
             patch.delenv(name, raising=False)
         patch.setenv("NETRC", str(folder / "no-netrc"))
         fit = ["fit", *files, *network, *learning, *data, *shown, *mine, *health]
-        assert cli.main([*fit, "--trainer.max_epochs=2"]) == 0
-        assert cli.main([*fit, "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
+        assert cli.main([*fit, "--trainer.max_epochs=1"]) == 0
+        assert cli.main([*fit, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
     return folder
 
 
@@ -88,13 +85,156 @@ def parts(run):
     return found
 
 
-def test_print(parts, run):
+def kind(path, name) -> list:
+    """Give the records of one kind."""
+    return [getattr(record, name) for record in records(path) if record.WhichOneof("record_type") == name]
+
+
+def summary(folder) -> dict:
+    """Give what a run's page shows as its summary: the last update of each key."""
+    (path,) = folder.glob("*.wandb")
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for update in kind(path, "summary")
+        for item in update.update
+    }
+
+
+def with_key(found, key) -> list[dict]:
+    return [row for row in found if any(name.startswith(key) for name in row)]
+
+
+def test_scalars_are_those_of_the_table(parts, run):
+    with (run / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    history = [row for part in parts for row in rows(part)]
+    for key in ("train/loss", "val/mIoU", "val/loss", "val/IoU/background", "offsets/grad_norm"):
+        found = [(row["trainer/global_step"], row[key]) for row in history if key in row]
+        expected = [(int(row["step"]), float(row[key])) for row in table if row[key]]
+        assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected] and expected
+
+
+def test_the_second_part_goes_on_with_the_id_and_the_x_axis(parts, run):
+    names, steps = [], []
     for part in parts:
         (path,) = part.glob("*.wandb")
-        for r in records(path):
-            k = r.WhichOneof("record_type")
-            print(k, str(r)[:600] if k not in ("history",) else "")
-        for row in rows(part):
-            print(json.dumps(row)[:1500])
-    print(sorted(str(p.relative_to(run)) for p in run.rglob("*")))
-    assert 0
+        (started,) = kind(path, "run")
+        names.append((started.run_id, started.project, started.display_name))
+        steps.append([row["trainer/global_step"] for row in rows(part)])
+        axes = {(metric.name or metric.glob_name): metric for metric in kind(path, "metric")}
+        assert axes["*"].step_metric == axes["val/mIoU"].step_metric == "trainer/global_step"
+    assert names[0] == names[1] and names[0][1:] == ("segdcn", f"tried/{run.name}")
+    assert sorted(steps[0]) == steps[0] and sorted(steps[1]) == steps[1]
+    assert (steps[0][0], steps[0][-1], steps[1][0], steps[1][-1]) == (0, 1, 2, 3)
+    last = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    assert last["segdcn"]["wandb_id"] == names[0][0]
+
+
+def test_the_summary_of_miou_is_its_maximum(parts, run):
+    (path,) = parts[0].glob("*.wandb")
+    (metric,) = [metric for metric in kind(path, "metric") if metric.name == "val/mIoU"]
+    assert metric.summary.max
+    assert summary(parts[0])["val/mIoU"] == {
+        "max": max(row["val/mIoU"] for row in with_key(rows(parts[0]), "val/mIoU"))
+    }
+
+
+def test_the_config_is_the_whole_resolved_one_with_the_code(parts, run):
+    for part, file in zip(parts, ("config.yaml", "config_resumed_1.yaml"), strict=True):
+        (path,) = part.glob("*.wandb")
+        (started,) = kind(path, "run")
+        sent = {update.key: json.loads(update.value_json) for update in started.config.update}
+        written = yaml.safe_load((run / file).read_text())
+        assert sent["segdcn"] == __version__
+        assert sent["model"]["class_names"] == list(Shapes.class_names)
+        assert {key: sent["model"][key] for key in written["model"]} == written["model"]
+        assert {key: sent[key] for key in written if key != "model"} == {
+            key: value for key, value in written.items() if key != "model"
+        }
+        assert sent["trainer"]["gradient_clip_val"] is None and sent["pictures"]["max_side"] == SIDE  # defaults too
+
+
+@pytest.fixture(scope="module")
+def pictures(parts):
+    """The records with pictures of validations, each with the folder of its files."""
+    return [(row, part / "files") for part in parts for row in with_key(rows(part), "val/samples")]
+
+
+def test_every_validation_sends_the_same_images_in_one_record(pictures):
+    assert [row["trainer/global_step"] for row, _ in pictures] == [1, 3]
+    for row, files in pictures:
+        assert row["val/samples/captions"] == pictures[0][0]["val/samples/captions"]
+        for key in ("val/samples", "val/confusion", "offsets/sampling", "offsets/fields"):
+            names = row[f"{key}/filenames"]
+            assert len(names) == {"val/samples": 2, "offsets/sampling": 2}.get(key, 1)
+            for name in names:
+                with Image.open(files / name) as opened:
+                    assert opened.format == "JPEG"
+                    assert opened.size == (row[f"{key}/width"], row[f"{key}/height"])
+        assert max(row["val/samples/width"], row["val/samples/height"]) == SIDE
+
+
+def test_mask_files_hold_the_reduced_labels_and_predictions(pictures, workplace, run):
+    """Of the labels by the set's own PNGs; of predictions, by what the checkpoint of that step predicts."""
+    data = Shapes(str(workplace / "set"), num_workers=0)
+    dataset = data.eval_dataset("val")
+    by_name = {sample.name: dataset[index] for index, sample in enumerate(dataset.samples)}
+    predictor = segdcn.load(run / "checkpoints" / "last.ckpt")
+    files = {sample.name: sample.image for sample in dataset.samples}
+    for row, folder in pictures:
+        for name, masks in zip(row["val/samples/captions"], row["val/samples/all_masks"], strict=True):
+            labels = by_name[name]["labels"].numpy().astype(np.uint8)
+            expected = {"ground_truth": labels}
+            if row["trainer/global_step"] == 3:  # the last
+                expected["prediction"] = predictor.predict(files[name]).astype(np.uint8)
+            for kind_of_mask, whole in expected.items():
+                blank = np.zeros((*whole.shape, 3), np.uint8)
+                reduced = Overlay(name, blank, whole, whole).reduced(SIDE).labels
+                with Image.open(folder / masks[kind_of_mask]["path"]) as mask:
+                    assert np.array_equal(np.asarray(mask), reduced)
+
+
+def test_masks_know_the_names_of_the_classes(parts):
+    (path,) = parts[0].glob("*.wandb")
+    updates = [item for record in kind(path, "config") for item in record.update]
+    (known,) = [
+        json.loads(item.value_json)["mask/class_labels"]
+        for item in updates
+        if item.key == "_wandb" and "mask/class_labels" in item.value_json
+    ][-1:]
+    for mask in ("prediction", "ground_truth"):
+        names = known[f"val/samples_wandb_delimeter_{mask}"]["value"]
+        assert names["0"] == "background" and names["6"] == "crescent" and names["255"] == "ignored"
+
+
+def test_the_end_of_fit_draws_nothing_twice_and_sends_the_effective_dilation(parts, run):
+    for part in parts:
+        last = rows(part)[-1]
+        assert {"offsets/effective_dilation/filenames"} <= last.keys() and "val/samples/filenames" not in last
+    names = {path.name for path in (run / "pictures").iterdir()}
+    (first, second) = sorted(name for name in names if name.startswith("val_") and name.count("_") == 1)
+    stems = [first.removesuffix(".png"), second.removesuffix(".png")]
+    assert names == {
+        *(f"{stem}{what}.png" for stem in stems for what in ("", "_sampling")),
+        f"{stems[0]}_encoder.layer4.1.conv2.png",
+        *("confusion.png", "effective_dilation.png", "effective_dilation.csv", "effective_dilation_course.png"),
+    }
+
+
+def test_the_checkpoint_that_was_asked_for_is_an_artifact_in_the_run_folder(parts, run):
+    (path,) = parts[1].glob("*.wandb")
+    (artifact,) = kind(path, "artifact")
+    assert artifact.type == "model" and artifact.name == f"run-{artifact.run_id}" and "best" in artifact.aliases
+    (entry,) = artifact.manifest.contents
+    assert entry.path == "best.ckpt" and Path(entry.local_path).is_relative_to(run.absolute())
+    assert Path(entry.local_path).read_bytes() == (run / "checkpoints" / "best.ckpt").read_bytes()
+    best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    assert json.loads(artifact.metadata)["step"] == best["global_step"]
+
+
+def test_the_cost_of_logging_is_in_every_validation(parts):
+    for part in parts:
+        (row,) = with_key(rows(part), "val/mIoU")
+        assert 0 < row["time/logging_share"] < 1
+        for name in ("pictures", "effective_dilation", "offset_health", "metrics_csv", "wandb"):
+            assert row[f"time/logging/{name}"] > 0

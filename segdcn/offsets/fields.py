@@ -117,7 +117,8 @@ def recording(
 ) -> Iterator[list[list[SamplingField]]]:
     """Keep what the deformable layers predict for the first images of the batch that runs next.
 
-    Later batches are not listened to, also if the block has not ended. Offsets are predicted once more for it, which is all that it costs. A compiled network is not seen.
+    Later batches are not listened to, also if the block has not ended. Offsets are predicted once more
+    for it, which is all that it costs. A compiled network is not seen.
 
     Args:
         network: As in `record`.
