@@ -98,11 +98,13 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # pages kept from earlier calls would hide new use
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = _status("VmRSS")
+        before, files = _status("VmRSS"), _status("RssFile")
     except (OSError, AttributeError):
         return None
     result = call()
-    return max(0, _status("VmHWM") - before - _size(result))
+    # Pages of libraries that had been given up, where memory is short, and come back: no need of the call's.
+    returned = max(0, _status("RssFile") - files)
+    return max(0, _status("VmHWM") - before - returned - _size(result))
 
 
 def _status(field: str) -> int:
