@@ -11,7 +11,7 @@ from segdcn.errors import UserValueError
 from segdcn.object_sizes import LIMITS, NAMES, size_of
 from segdcn.offsets.fields import SamplingField
 from segdcn.offsets.objects import Region, regions
-from segdcn.offsets.points import output_pixel
+from segdcn.offsets.points import output_pixels
 
 
 def effective_dilation(field: SamplingField) -> Tensor:
@@ -65,10 +65,9 @@ class EffectiveDilation:
     def ask(self, fields: Sequence[SamplingField], found: Sequence[Region]) -> None:
         """Ask every layer at the centre of every region that `find` found."""
         self.layers = [field.name for field in fields]
-        dilations = [effective_dilation(field).mean(dim=0) for field in fields]
-        for region in found:
-            pixels = [output_pixel(field, (region.y, region.x)) for field in fields]
-            values = [float(dilation[pixel]) for dilation, pixel in zip(dilations, pixels, strict=True)]
+        y, x = (torch.tensor([getattr(region, axis) for region in found]) for axis in "yx")
+        dilations = [effective_dilation(field).mean(dim=0)[output_pixels(field, y, x)] for field in fields]
+        for region, values in zip(found, torch.stack(dilations, dim=1).tolist(), strict=True):
             self.rows.append((region.label, region.area, region.background, values))
 
     def by_size(self) -> dict[str, Tensor]:
