@@ -30,6 +30,25 @@ def test_fresh_deformable_layers_do_not_change_the_logits(architecture, encoder)
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_one_seed_gives_plain_and_deformable_networks_the_same_weights_logits_and_dropout():
+    """Which makes runs with and without deformable layers comparable, seed by seed."""
+    built = {}
+    for layers in (0, 3):
+        torch.manual_seed(3)
+        network = build(architecture="deeplabv3", deform_layers=layers, auxiliary_head=True)
+        built[layers] = (network.eval(), torch.rand(1))
+    (plain, drawn), (deformable, also_drawn) = built.values()
+    state = deformable.state_dict()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(state[name], weight), name
+    assert torch.equal(drawn, also_drawn)
+    image = torch.randn(2, 3, 32, 64)
+    with torch.no_grad():
+        expected, logits = plain(image), deformable(image)
+    # Float32 sums in another order.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_the_last_convolutions_are_the_deformable_ones():
     assert list(deformable_layers(build(encoder="resnet50", deform_layers=4))) == [
         "encoder.layer3.5.conv2",
