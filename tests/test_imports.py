@@ -28,7 +28,7 @@ ALLOWED = {
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "pictures", "__version__"},
+    "callbacks": {"errors", "task", "offsets", "pictures", "timing", "__version__"},
     "run": {"errors", "fingerprint"},
     "loggers": {"errors"},
     "checkpoint_io": {"errors"},
@@ -41,10 +41,15 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__"),
     },
-    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "training_process": {"errors"},
+    "sweep": {"errors", "refusals", "loggers", "pictures", "training_process"},
+    "compare": {
+        *("errors", "data", "task", "callbacks", "run", "pictures", "refusals", "timing", "training_process"),
+        "__version__",
+    },
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export"),
+        *("timing", "sweep", "predictor", "export", "layers", "compare", "training", "fingerprint"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
