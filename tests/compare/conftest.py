@@ -6,7 +6,6 @@ from segdcn.compare.plan import Plan
 from segdcn.compare.record import Record
 from segdcn.compare.variants import variants
 
-CLASSES = ["background", "disc", "star"]
 MIOU = {  # by variant and seed
     "deform_layers=0": [0.60, 0.62, 0.64],
     "deform_layers=1": [0.61, 0.63, 0.62],
@@ -14,7 +13,7 @@ MIOU = {  # by variant and seed
 }
 
 
-def make_plan(**changes):
+def planned(**changes):
     listed = variants(["deform_layers=0,1,3"])
     return Plan(
         **{
@@ -30,7 +29,7 @@ def make_plan(**changes):
     )
 
 
-def make_record(plan, job, **facts):
+def recorded(plan, job, **facts):
     miou, layers = MIOU[job.variant.name][job.seed], job.variant.values["model.deform_layers"]
     return Record(
         variant=job.variant.name,
@@ -76,10 +75,22 @@ def make_record(plan, job, **facts):
 
 
 @pytest.fixture
+def make_plan():
+    """Make the plan, with changes."""
+    return planned
+
+
+@pytest.fixture
+def make_record():
+    """Make the record of a run."""
+    return recorded
+
+
+@pytest.fixture
 def plan():
-    return make_plan()
+    return planned()
 
 
 @pytest.fixture
 def records(plan):
-    return [make_record(plan, job) for job in plan.jobs()]
+    return [recorded(plan, job) for job in plan.jobs()]
