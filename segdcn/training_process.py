@@ -42,8 +42,14 @@ class TrainingProcess:
         """Process id, once it is started."""
         return self._process.pid if self._process else None
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it."""
+    def run(self, command: Sequence[str], environment: Mapping[str, str], held: Sequence[int] = ()) -> None:
+        """Start it.
+
+        Args:
+            command: Program and arguments.
+            environment: All of its environment.
+            held: Descriptors of files that it keeps open too, such as of a lock that it shall hold as long as it lives.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
@@ -53,6 +59,7 @@ class TrainingProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                pass_fds=held,
                 preexec_fn=_tie_to_parent,
             )
 

@@ -21,7 +21,7 @@ class JobFailed(UserError):
     """A run ended without a result; the message says why and where its log is."""
 
 
-def do(folder: Path, plan: Plan, job: Job, told: Callable[[str], object]) -> Record:
+def do(folder: Path, plan: Plan, job: Job, told: Callable[[str], object], held: Sequence[int] = ()) -> Record:
     """Train and measure one run, going on with what an earlier start saved.
 
     Interrupted, it stops the process, which saves where it is.
@@ -31,16 +31,17 @@ def do(folder: Path, plan: Plan, job: Job, told: Callable[[str], object]) -> Rec
         plan: What is compared.
         job: The run.
         told: Called with what happens, now and then.
+        held: Descriptors of locks that the processes hold too, should this one die before them.
 
     Raises:
         JobFailed: A process failed.
     """
     runs, trained = folder / "runs", folder / "logs" / f"{job.name}.trained"
     if not trained.exists():
-        _process(folder, plan, job, fit_command(folder, plan, job), lambda: told(_course(runs / job.name)))
+        _process(folder, plan, job, fit_command(folder, plan, job), held, lambda: told(_course(runs / job.name)))
         trained.touch()  # a run that stopped early has epochs left, and would go on
     checkpoint = find_checkpoint(runs, job.name, plan.checkpoint)
-    _process(folder, plan, job, validate_command(folder, plan, job, checkpoint), lambda: told("measuring"))
+    _process(folder, plan, job, validate_command(folder, plan, job, checkpoint), held, lambda: told("measuring"))
     validated = newest_run(folder / "validations" / job.name)
     assert validated is not None
     if not (validated / "results.json").is_file():
@@ -76,9 +77,11 @@ def _command(verb: str, plan: Plan, job: Job, runs: Path) -> list[str]:
     return [*program, *plan.fit, *flags(job), f"--name={job.name}", f"--runs_dir={runs}"]
 
 
-def _process(folder: Path, plan: Plan, job: Job, command: Sequence[str], look: Callable[[], object]) -> None:
+def _process(
+    folder: Path, plan: Plan, job: Job, command: Sequence[str], held: Sequence[int], look: Callable[[], object]
+) -> None:
     process = TrainingProcess(folder / "logs" / f"{job.name}.log")
-    process.run(command, group_environment(plan.name))
+    process.run(command, group_environment(plan.name), held)
     try:
         while (code := process.wait(LOOK_EVERY)) is None:
             look()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,14 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from segdcn.compare import job as jobs
 from segdcn.compare.plan import Plan
 from segdcn.compare.record import read_record
-from segdcn.errors import UserValueError
+from segdcn.errors import UserError, UserValueError
 
 LINE_EVERY = 60.0  # seconds without a line after which a log says how far a run is
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Keep others from working on the same comparison; the system ends that with this process.
+def only_one(folder: Path) -> Iterator[int]:
+    """Keep others from working on the same comparison.
+
+    The system ends that with this process and those that it gives the lock to. Yields the lock's descriptor.
 
     Raises:
         UserValueError: Somebody does already.
@@ -32,34 +35,50 @@ def only_one(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserValueError(f"another process works on {folder}; wait for it, or choose another --name") from error
-        yield
+        yield lock.fileno()
 
 
-def work(folder: Path, plan: Plan, console: Console) -> dict[str, str]:
+def work(folder: Path, plan: Plan, console: Console, lock: int) -> dict[str, str]:
     """Do the runs that are not finished; one that fails does not end the others.
+
+    Args:
+        folder: The comparison's.
+        plan: What is compared.
+        console: Where to tell.
+        lock: From `only_one`.
 
     Returns:
         The runs that failed, with why.
+
+    Raises:
+        UserError: With the first seed every variant has failed: what fails them all is the recipe's.
     """
     listed = list(plan.jobs())
     failed: dict[str, str] = {}
     shown = _Shown(console, len(listed))
     with shown:
         for number, job in enumerate(listed, 1):
+            run = f"run {number} of {len(listed)}  {job.name}"
             if record := read_record(folder, plan, job):
-                shown.line(f"run {number} of {len(listed)}  {job.name}: done before  {_told(record.results['mIoU'])}")
+                shown.line(f"{run}: done before  {_told(record.results['mIoU'])}")
             else:
-                shown.line(f"run {number} of {len(listed)}  {job.name}: begins")
+                shown.line(f"{run}: begins")
                 started = time.monotonic()
                 try:
-                    record = jobs.do(folder, plan, job, lambda text, name=job.name: shown.now(f"{name}, {text}"))  # type: ignore[misc]
+                    record = jobs.do(folder, plan, job, partial(_say, shown, job.name), [lock])
                     spent = timedelta(seconds=round(time.monotonic() - started))
-                    shown.line(f"run {number} of {len(listed)}  {job.name}: {_told(record.results['mIoU'])}  {spent}")
+                    shown.line(f"{run}: {_told(record.results['mIoU'])}  {spent}")
                 except jobs.JobFailed as error:
                     failed[job.name] = str(error)
-                    shown.line(f"run {number} of {len(listed)}  {job.name}: failed: {error}")
+                    shown.line(f"{run}: failed: {error}")
+                    if len(failed) == number == len(plan.variants):
+                        raise UserError(f"every variant has failed, the last with: {error}") from error
             shown.advance()
     return failed
+
+
+def _say(shown: "_Shown", name: str, text: str) -> None:
+    shown.now(f"{name}, {text}")
 
 
 def _told(miou: float | None) -> str:

@@ -128,9 +128,9 @@ def _run(folder: Path, plan: Any, console: Console) -> dict[str, str]:
     advice = f"; go on with the same command (the comparison is in {folder})"
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        with only_one(folder):
+        with only_one(folder) as lock:
             keep_plan(folder, plan)
-            return work(folder, plan, console)
+            return work(folder, plan, console, lock)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(advice) from None
     except Stopped as stopped:

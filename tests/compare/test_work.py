@@ -1,6 +1,7 @@
 """Which runs are done, in which order, with a stand-in for training."""
 
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -10,7 +11,8 @@ from segdcn.compare import job as jobs
 from segdcn.compare.plan import Job
 from segdcn.compare.record import read_record, read_records, record_file
 from segdcn.compare.work import only_one, work
-from segdcn.errors import InvalidDataError, UserValueError
+from segdcn.errors import InvalidDataError, UserError, UserValueError
+from segdcn.training_process import TrainingProcess
 
 
 class Trained(list):
@@ -21,7 +23,7 @@ class Trained(list):
         self.fail, self.interrupt, self._make_record = set(), set(), make_record
         monkeypatch.setattr(jobs, "do", self._do)
 
-    def _do(self, folder, plan, job, told):
+    def _do(self, folder, plan, job, told, held):
         if job.name in self.interrupt:
             raise KeyboardInterrupt
         self.append(job.name)
@@ -45,21 +47,28 @@ def console():
 def test_a_finished_run_is_not_done_again_and_an_interrupted_comparison_goes_on(tmp_path, plan, trained, console):
     trained.interrupt = {"deform_layers=1-seed1"}
     with pytest.raises(KeyboardInterrupt):
-        work(tmp_path, plan, console)
+        work(tmp_path, plan, console, lock=0)
     assert len(trained) == 4
     trained.interrupt = set()
-    assert work(tmp_path, plan, console) == {}
+    assert work(tmp_path, plan, console, lock=0) == {}
     assert list(trained) == [job.name for job in plan.jobs()]
     assert read_records(tmp_path, plan) == [trained._make_record(plan, job) for job in plan.jobs()]
 
 
 def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(tmp_path, plan, trained, console):
     trained.fail = {"deform_layers=3-seed0"}
-    assert work(tmp_path, plan, console) == {"deform_layers=3-seed0": "killed by SIGKILL"}
+    assert work(tmp_path, plan, console, lock=0) == {"deform_layers=3-seed0": "killed by SIGKILL"}
     assert len(trained) == 9 and len(read_records(tmp_path, plan)) == 8
     trained.fail = set()
-    assert work(tmp_path, plan, console) == {}
+    assert work(tmp_path, plan, console, lock=0) == {}
     assert trained[9:] == ["deform_layers=3-seed0"]
+
+
+def test_what_fails_every_variant_ends_the_comparison(tmp_path, plan, trained, console):
+    trained.fail = {job.name for job in plan.jobs()}
+    with pytest.raises(UserError, match="every variant has failed, the last with: killed by SIGKILL"):
+        work(tmp_path, plan, console, lock=0)
+    assert len(trained) == 3
 
 
 def test_two_processes_do_not_work_on_one_comparison(tmp_path):
@@ -69,8 +78,22 @@ def test_two_processes_do_not_work_on_one_comparison(tmp_path):
         pass
 
 
+def test_a_comparison_is_taken_as_long_as_a_process_of_it_lives(tmp_path):
+    """As after a kill: the one that trained still saves, and must not be met by another."""
+    sleeper = TrainingProcess(tmp_path / "log")
+    with only_one(tmp_path) as lock:
+        sleeper.run(["sleep", "60"], {"PATH": os.environ["PATH"]}, [lock])
+    try:
+        with pytest.raises(UserValueError, match="another process works on"), only_one(tmp_path):
+            pass
+    finally:
+        sleeper.kill()
+    with only_one(tmp_path):
+        pass
+
+
 def test_a_record_that_does_not_belong_is_refused(tmp_path, plan, trained, console):
-    work(tmp_path, plan, console)
+    work(tmp_path, plan, console, lock=0)
     first, second, *_ = plan.jobs()
     path = record_file(tmp_path, first)
     path.write_text(record_file(tmp_path, second).read_text())
@@ -103,7 +126,7 @@ def test_predictions_are_kept_of_the_first_seed_only(tmp_path, plan):
 
 def test_what_was_trained_is_only_measured(tmp_path, plan, monkeypatch):
     started = []
-    monkeypatch.setattr(jobs, "_process", lambda folder, plan, job, command, look: started.append(command[3]))
+    monkeypatch.setattr(jobs, "_process", lambda folder, plan, job, command, held, look: started.append(command[3]))
     job = next(plan.jobs())
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / f"{job.name}.trained").touch()
