@@ -99,6 +99,22 @@ def test_the_dilation_of_the_last_stage_is_a_setting():
     assert network(torch.randn(1, 3, 64, 64)).shape == (1, 5, 64, 64)
 
 
+def test_the_dilation_of_the_last_stage_is_that_of_deformable_layers_too():
+    """Table 3 with and without deformable layers: a fresh one reads where the dilated convolution reads."""
+    built = []
+    for layers in (0, 3):
+        torch.manual_seed(0)
+        built.append(build(architecture="deeplab", encoder="resnet50", deform_layers=layers, dilation=4).eval())
+    replaced = deformable_layers(built[1]).values()
+    for conv in [*replaced, *(layer.offset_conv for layer in replaced)]:
+        assert conv.dilation == conv.padding == (4, 4)
+    image = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        expected, logits = (network(image) for network in built)
+    # Float32 sums in another order.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_version_one_has_no_modulation():
     layers = deformable_layers(build(modulated=False, offset_groups=4)).values()
     assert all(not layer.modulated and layer.offset_conv.out_channels == 2 * 4 * 9 for layer in layers)
