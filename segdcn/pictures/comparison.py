@@ -17,7 +17,7 @@ SEED_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7",
 INK, FAINT, SOFT = "#1a1a1a", "#d9d9d9", "#6b6b6b"
 BETTER, WORSE = (0, 114, 178), (230, 159, 0)  # blue and orange: told apart in every kind of colour vision, and in grey
 WRONG = (70, 70, 70)
-CHART_WIDTH = 8.2  # inches
+AXES_WIDTH = 5.3  # inches
 TILE_WIDTH = 2.5  # inches
 IN_A_ROW = 3  # variants beside each other
 
@@ -33,17 +33,17 @@ def scores_picture(measure: str, scores: Mapping[str, Mapping[int, float]]) -> I
     """
     seeds = sorted({seed for values in scores.values() for seed in values})
     row, head, foot = 0.52, 0.55, 0.78
-    figure = Figure(figsize=(CHART_WIDTH, head + row * len(scores) + foot), dpi=DPI)
-    total = figure.get_figheight()
-    names = 0.25 + 0.085 * max(map(len, scores))  # inches
-    numbers = 1.35
-    place = (names / CHART_WIDTH, foot / total, 1 - (names + numbers) / CHART_WIDTH, row * len(scores) / total)
+    names, numbers = 0.35 + 0.082 * max(map(len, scores)), 1.35  # inches, left and right of the axes
+    width, total = names + AXES_WIDTH + numbers, head + row * len(scores) + foot
+    figure = Figure(figsize=(width, total), dpi=DPI)
+    place = (names / width, foot / total, AXES_WIDTH / width, row * len(scores) / total)
     axes = figure.add_axes(place)
     for number, values in enumerate(scores.values()):
         _mean(axes, number, list(values.values()))
     for index, seed in enumerate(seeds):
         drawn, marker = SEED_STYLES[index % len(SEED_STYLES)]
-        points = [(values[seed], number) for number, values in enumerate(scores.values()) if seed in values]
+        apart = 0.3 * (index - (len(seeds) - 1) / 2) / len(seeds)  # equal scores stay visible
+        points = [(values[seed], number + apart) for number, values in enumerate(scores.values()) if seed in values]
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=drawn, linewidth=1.0, alpha=0.45, zorder=2)
         axes.plot(x, y, marker, color=drawn, markersize=7, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
@@ -68,7 +68,7 @@ def scores_picture(measure: str, scores: Mapping[str, Mapping[int, float]]) -> I
             color=INK,
             annotation_clip=False,
         )
-    figure.text(0.25 / CHART_WIDTH, 1 - 0.14 / total, measure, fontsize=13, weight="bold", color=INK, va="top")
+    figure.text(0.2 / width, 1 - 0.14 / total, measure, fontsize=13, weight="bold", color=INK, va="top")
     keys = [
         Line2D([], [], color=c, marker=m, markersize=7, markeredgecolor="white", linewidth=1.0, label=f"seed {seed}")
         for seed, (c, m) in zip(seeds, SEED_STYLES, strict=False)

@@ -118,24 +118,18 @@ def _network(name: str, settings: dict[str, Any], deform_layers: int) -> Segment
             # About 2 pixels, and others at each pixel: half of the inputs are 0, the others about 1.
             nn.init.normal_(module.offset_conv.weight, std=2 * (2 / module.offset_conv.weight[0].numel()) ** 0.5)
             if name == THEIRS:
-                module._deformable_convolution = _torchvisions
+                module.__class__ = _ByTorchvision
     return task.train()
 
 
-def _torchvisions(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    mask: Tensor | None,
-) -> Tensor:
-    from torchvision.ops import deform_conv2d
+class _ByTorchvision(DeformableConv2d):
+    """The same layer on torchvision's operator."""
 
-    pairs = [(values[0], values[1]) for values in (stride, padding, dilation)]
-    return deform_conv2d(input, offset, weight, bias, *pairs, mask)
+    def forward(self, input: Tensor) -> Tensor:
+        from torchvision.ops import deform_conv2d
+
+        offset, mask = self.predict_offsets(input)
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
 
 def _step(task: SegmentationTask, image: Tensor, labels: Tensor) -> Callable[[], Sequence[Tensor]]:
