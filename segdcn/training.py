@@ -7,9 +7,10 @@ folder, checkpoints by name, flags that win over a checkpoint, and loggers.
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import yaml
 from pytorch_lightning import Callback, Trainer
@@ -94,13 +95,47 @@ def train(args: Sequence[str], quiet: bool = True) -> None:
         UserError: Something in the arguments, the data or the checkpoint does not fit.
         RunFailed: Anything else, after the run folder was made.
     """
+    with _without_noise(quiet):
+        SegmentationCLI(args)
+
+
+class Rehearsal(NamedTuple):
+    """What a `fit` would work with.
+
+    Attributes:
+        settings: The resolved configuration, defaults included, as `config.yaml` holds it.
+        task: The network before its first step.
+        data: The data set.
+    """
+
+    settings: dict[str, Any]
+    task: SegmentationTask
+    data: SegmentationData
+
+
+def rehearse(args: Sequence[str]) -> Rehearsal:
+    """Parse, check and build what `fit` would with these arguments, without training and without a run folder.
+
+    Args:
+        args: Those of `fit`.
+
+    Raises:
+        UserError: What `fit` would refuse before its first step.
+    """
+    with _without_noise(True):
+        cli = _RehearsingCLI(["fit", *args])
+    return Rehearsal(yaml.safe_load(cli._dump()), cast(SegmentationTask, cli.model), cli.datamodule)
+
+
+@contextmanager
+def _without_noise(quiet: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         if quiet:
             for message in NOISE:
                 warnings.filterwarnings("ignore", message)
             for name in ("pytorch_lightning", "lightning_fabric"):
                 logging.getLogger(name).setLevel(logging.WARNING)
-        SegmentationCLI(args)
+        yield
 
 
 class SegmentationCLI(LightningCLI):
@@ -266,12 +301,7 @@ class SegmentationCLI(LightningCLI):
         Only now, when data and network stand: a wrong setting leaves no empty folder. The
         trainer lists the data once more, which costs nothing the second time.
         """
-        self._tell_data()
-        self.datamodule.setup(self.verb)
-        if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
-        trainer_settings = self._get(self.config_init, "trainer")
-        check_trainer(trainer_settings)
+        trainer_settings = self._checked()
         if self.verb == "fit" and self.checkpoint is not None:
             check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
         if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
@@ -309,6 +339,16 @@ class SegmentationCLI(LightningCLI):
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
+
+    def _checked(self) -> dict[str, Any]:
+        """List the data, refuse what does not fit together, and give the trainer's settings."""
+        self._tell_data()
+        self.datamodule.setup(self.verb)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
+        trainer_settings = self._get(self.config_init, "trainer")
+        check_trainer(trainer_settings)
+        return trainer_settings
 
     def _balance_classes(self) -> None:
         """Compute class weights from the training labels and give them to the task."""
@@ -502,6 +542,18 @@ class SegmentationCLI(LightningCLI):
         if self.cost is not None:
             places["logging"] = self.cost.told()
         return places | {"W&B": self.wandb_line}
+
+
+class _RehearsingCLI(SegmentationCLI):
+    """Stops short of everything that is written or run."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check what a trainer would get, and build one that is not used."""
+        self._checked()
+        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
 
 
 def _default_name(settings: Any) -> str:

@@ -34,7 +34,7 @@ ALLOWED = {
     "wandb_pictures": set(),
     "callbacks": {
         *("errors", "task", "offsets", "object_sizes", "pictures", "loggers", "wandb_pictures", "stopwatch"),
-        "__version__",
+        *("timing", "__version__"),
     },
     "run": {"errors", "fingerprint"},
     "loggers": {"errors", "stopwatch"},
@@ -48,10 +48,16 @@ ALLOWED = {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "code_version"),
     },
-    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "training_process": {"errors"},
+    "sweep": {"errors", "refusals", "loggers", "pictures", "training_process"},
+    "compare": {
+        *("errors", "data", "task", "callbacks", "run", "pictures", "refusals", "timing", "training_process"),
+        "__version__",
+    },
     "verbs": {
         *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),
-        *("summary", "task", "timing", "sweep", "predictor", "export", "__version__"),
+        *("summary", "task", "timing", "sweep", "predictor", "export", "compare", "training", "fingerprint"),
+        "__version__",
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

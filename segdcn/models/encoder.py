@@ -4,6 +4,7 @@ import logging
 from difflib import get_close_matches
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
 from segdcn.errors import UserError, UserValueError
@@ -102,7 +103,8 @@ def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, 
     """Replace the last `layers` 3x3 convolutions of `encoder` by deformable ones, in place.
 
     To be called on the finished encoder, after strides were turned into dilation. Weights
-    are kept and offsets start at zero, so the encoder still computes the same.
+    are kept and offsets start at zero, so the encoder still computes the same. No random number
+    is drawn: what is built after it, and dropout, are those of the plain network of the same seed.
 
     Args:
         encoder: A network whose modules are defined in the order in which they run.
@@ -125,15 +127,16 @@ def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, 
     if not 0 <= layers <= len(names):
         raise UserValueError(f"deform_layers is {layers}, but this encoder has {len(names)} 3x3 convolutions")
     replaced = names[len(names) - layers :]
-    for name in replaced:
-        parent_name, _, child_name = name.rpartition(".")
-        parent = encoder.get_submodule(parent_name)
-        conv = getattr(parent, child_name)
-        setattr(
-            parent,
-            child_name,
-            DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups),
-        )
+    with torch.random.fork_rng(devices=[]):
+        for name in replaced:
+            parent_name, _, child_name = name.rpartition(".")
+            parent = encoder.get_submodule(parent_name)
+            conv = getattr(parent, child_name)
+            setattr(
+                parent,
+                child_name,
+                DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups),
+            )
     return replaced
 
 

@@ -31,6 +31,25 @@ def test_fresh_deformable_layers_do_not_change_the_logits(architecture, encoder)
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_one_seed_gives_plain_and_deformable_networks_the_same_weights_logits_and_dropout():
+    """Which makes runs with and without deformable layers comparable, seed by seed."""
+    built = {}
+    for layers in (0, 3):
+        torch.manual_seed(3)
+        network = build(architecture="deeplabv3", deform_layers=layers, auxiliary_head=True)
+        built[layers] = (network.eval(), torch.rand(1))
+    (plain, drawn), (deformable, also_drawn) = built.values()
+    state = deformable.state_dict()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(state[name], weight), name
+    assert torch.equal(drawn, also_drawn)
+    image = torch.randn(2, 3, 32, 64)
+    with torch.no_grad():
+        expected, logits = plain(image), deformable(image)
+    # Float32 sums in another order.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_the_last_convolutions_are_the_deformable_ones():
     assert list(deformable_layers(build(encoder="resnet50", deform_layers=4))) == [
         "encoder.layer3.5.conv2",
@@ -102,6 +121,22 @@ def test_gradual_dilation_is_torchvisions(output_stride, flags):
 def test_a_dilation_that_is_given_is_that_of_the_whole_stage():
     encoder = build_encoder("resnet50", None, 16, 6, gradual_dilation=True)
     assert [block.conv2.dilation for block in encoder.layer4] == [(6, 6)] * 3
+
+
+def test_the_dilation_of_the_last_stage_is_that_of_deformable_layers_too():
+    """Table 3 with and without deformable layers: a fresh one reads where the dilated convolution reads."""
+    built = []
+    for layers in (0, 3):
+        torch.manual_seed(0)
+        built.append(build(architecture="deeplab", encoder="resnet50", deform_layers=layers, dilation=4).eval())
+    replaced = deformable_layers(built[1]).values()
+    for conv in [*replaced, *(layer.offset_conv for layer in replaced)]:
+        assert conv.dilation == conv.padding == (4, 4)
+    image = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        expected, logits = (network(image) for network in built)
+    # Float32 sums in another order.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_version_one_has_no_modulation():
