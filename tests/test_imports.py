@@ -21,7 +21,7 @@ ALLOWED = {
     "task": {"errors", "models", "losses", "metrics", "optim", "inference", "fingerprint", "run"},
     "fingerprint": set(),
     "description": {"errors", "__version__"},
-    "predictor": {"errors", "description", "inference"},
+    "predictor": {"errors", "description", "inference", "data"},
     "export": {
         *("errors", "fingerprint", "ops", "layers", "models", "task", "run", "description", "predictor"),
     },
