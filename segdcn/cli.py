@@ -49,6 +49,7 @@ VERBS = {
     "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
     "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
+    "predict": Verb("segdcn.verbs.predict:predict", "label pictures, folders of them, or patterns", positional=True),
     "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
@@ -151,8 +152,12 @@ def _call(name: str, args: list[str]) -> int:
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
     lists = _spell_options(parser)
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
+        kind = getattr(action, "_typehint", None)
+        if kind in (bool, bool | None):
             action.nargs, action.const = "?", True  # --local alone is --local true
+        if kind == list[str] and not action.option_strings:
+            action.nargs, action.metavar = "+", action.dest
+            action._typehint = str  # type: ignore[attr-defined]  # of each, as it is given
     with one_line_refusals(parser):
         settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
     return function(**settings.as_dict()) or 0

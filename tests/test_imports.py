@@ -25,6 +25,8 @@ ALLOWED = {
     "export": {
         *("errors", "fingerprint", "ops", "layers", "models", "task", "run", "description", "predictor"),
     },
+    "device": {"errors", "predictor"},
+    "prediction": {"errors", "data", "device", "inference", "pictures", "predictor"},
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
@@ -44,7 +46,7 @@ ALLOWED = {
     "sweep": {"errors", "refusals", "loggers", "pictures"},
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export"),
+        *("timing", "sweep", "predictor", "export", "device", "inference", "prediction"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

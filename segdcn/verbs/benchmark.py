@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from segdcn.device import chosen_device, out_of_memory
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
 from segdcn.verbs import benchmark_rois
@@ -129,7 +130,7 @@ def ops(
     if json is not None:
         check_report_file(json)
     parsed, prepare = _workload(operator, sizes)
-    target = _device(device)
+    target = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -143,7 +144,7 @@ def ops(
                 timings = alternate(calls, rounds, target)
                 memory = {name: peak_memory(call, target) for name, call in calls.items()}
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 raise UserValueError(f"size {size} in {dtype} does not fit into the memory of {target}") from error
             rows.append(_row(size, dtype, with_backward, timings, memory))
@@ -162,11 +163,6 @@ def _memory() -> float:
         return math.inf
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # On the CPU torch has no type for it.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
-
-
 def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], Callable[..., dict[str, Callable]]]:
     """Return the sizes to time, and what prepares the candidates for one of them."""
     if operator == "deform_conv":
@@ -174,14 +170,6 @@ def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], C
     usual = benchmark_rois.SIZES if operator == "deform_roi_pool" else benchmark_rois.PS_SIZES
     parsed = [benchmark_rois.RoiSize.parse(size) for size in (usual if sizes is None else sizes)]
     return parsed, partial(benchmark_rois.candidates, operator)
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("cpu", "cuda"):
-        raise UserValueError(f"device is {name!r}, but must be cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserValueError("device is cuda, but torch sees no GPU here; use --device cpu")
-    return torch.device(name)
 
 
 def _candidates(

@@ -95,7 +95,7 @@ def test_every_mode_becomes_rgb_or_is_refused_by_name(tmp_path, mode, ending, ex
         "RGBA": (10, 200, 30, 0),
         "1": 1,
         "CMYK": (245, 55, 225, 0),
-        "LAB": (128, 0, 0),
+        "LAB": (128, 128, 128),
     }
     if mode == "P":  # with a colour that is half transparent: Pillow warns of those
         picture = Image.new("P", (3, 2), 1)
