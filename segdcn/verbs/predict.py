@@ -108,7 +108,8 @@ def predict(
     console = Console(soft_wrap=True, highlight=False, markup=False)
     columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
     start = time.monotonic()
-    with Progress(*columns, console=console, transient=True) as bar, _strict_pictures():
+    quiet = not console.is_terminal  # in a file, a bar would be an empty line
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar, _strict_pictures():
         task = bar.add_task("labelling", total=len(sources))
         labelling = Labelling(predictor, inference, results, batch_size, lambda: bar.advance(task))
         try:
