@@ -54,6 +54,11 @@ VERBS = {
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),
+    "benchmark model": Verb(
+        "segdcn.verbs.benchmark_model:benchmark_model",
+        "time a network, its twin and exports",
+        positional=True,
+    ),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
 

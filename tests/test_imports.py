@@ -46,7 +46,7 @@ ALLOWED = {
     "sweep": {"errors", "refusals", "loggers", "pictures"},
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export", "device", "inference", "prediction"),
+        *("timing", "sweep", "predictor", "export", "device", "inference", "prediction", "description"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}
