@@ -50,6 +50,7 @@ VERBS = {
     "data prepare": Verb("segdcn.verbs.data_prepare:data_prepare", "make VOC's 10,582 with SBD", positional=True),
     "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
+    "predict": Verb("segdcn.verbs.predict:predict", "label pictures, folders of them, or patterns", positional=True),
     "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
     "convert": Verb("segdcn.verbs.convert:convert", "take over weights that others trained", positional=True),
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
@@ -58,6 +59,11 @@ VERBS = {
     "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),
     "benchmark train": Verb(
         "segdcn.verbs.benchmark_train:benchmark_train", "time training steps, plain and deformable"
+    ),
+    "benchmark model": Verb(
+        "segdcn.verbs.benchmark_model:benchmark_model",
+        "time a network, its twin and exports",
+        positional=True,
     ),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
@@ -158,8 +164,12 @@ def _call(name: str, args: list[str]) -> int:
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True, skip=skip)
     lists = _spell_options(parser)
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
+        kind = getattr(action, "_typehint", None)
+        if kind in (bool, bool | None):
             action.nargs, action.const = "?", True  # --local alone is --local true
+        if kind == list[str] and not action.option_strings:
+            action.nargs, action.metavar = "+", action.dest
+            action._typehint = str  # type: ignore[attr-defined]  # of each, as it is given
     rest: list[str] = []
     if verb.rest:
         args, rest = _divided(args, {option for action in parser._actions for option in action.option_strings})

@@ -1,8 +1,8 @@
 """From an image of any size to logits: sliding windows, several scales, mirrored."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -68,6 +68,26 @@ class Inference:
     def is_plain(self) -> bool:
         """Whether the network runs once on the whole image, as it is."""
         return self.window is None and tuple(self.scales) == (1.0,) and not self.flip
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any], size_divisor: int) -> Self:
+        """Read the settings `eval_*` of `SegmentationTask`; what is not there has its default.
+
+        Raises:
+            UserValueError: A setting is out of its range.
+        """
+        window, scales = settings.get("eval_window"), settings.get("eval_scales")
+        pair = [window] * 2 if isinstance(window, int) else window
+        if pair is not None and len(pair) != 2:
+            raise UserValueError(f"the window of evaluation is {pair}; expected one number, or [height, width]")
+        return cls(
+            window=None if pair is None else (pair[0], pair[1]),
+            overlap=settings.get("eval_overlap", cls.overlap),
+            scales=cls.scales if scales is None else tuple(scales),
+            flip=settings.get("eval_flip", cls.flip),
+            size_divisor=size_divisor,
+            sums_on=settings.get("eval_sums", cls.sums_on),
+        )
 
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """Compute logits (B, N, H, W), float32 where views or windows were combined."""

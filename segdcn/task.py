@@ -167,17 +167,7 @@ class SegmentationTask(LightningModule):
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        window = [eval_window] * 2 if isinstance(eval_window, int) else eval_window
-        if window is not None and len(window) != 2:
-            raise UserValueError(f"model.eval_window is {window}; expected one number, or [height, width]")
-        self.inference = Inference(
-            window=None if window is None else (window[0], window[1]),
-            overlap=eval_overlap,
-            scales=(1.0,) if eval_scales is None else tuple(eval_scales),
-            flip=eval_flip,
-            size_divisor=self.network.size_divisor,
-            sums_on=eval_sums,
-        )
+        self.inference = Inference.of_settings(self.hparams, self.network.size_divisor)
         self.evaluation = Evaluation(num_classes)
         self.eval_loss = WeightedMean()
 
@@ -292,10 +282,16 @@ class SegmentationTask(LightningModule):
         self.eval_loss.reset()
 
     def _evaluate(self, batch: Mapping[str, Any]) -> Tensor:
-        logits = self.inference(self, batch["image"])  # (B, N, H, W), on the CPU with eval_sums: cpu
-        labels = batch["labels"].to(logits.device)
+        image, labels, instances = batch["image"], batch["labels"], batch.get("instances")
+        if len(sizes := set(map(tuple, batch.get("size", ())))) == 1:
+            # Images of one size are seen as they are, not with what data.size_divisor added: as `Predictor` sees them.
+            height, width = sizes.pop()
+            image, labels = image[:, :, :height, :width], labels[:, :height, :width]
+            instances = None if instances is None else instances[:, :height, :width]
+        logits = self.inference(self, image)  # (B, N, H, W), on the CPU with eval_sums: cpu
+        labels = labels.to(logits.device)
         prediction = logits.max(1).indices  # on a CPU several times as fast as argmax
-        self.evaluation.update(prediction, labels, logits, batch.get("size"), batch.get("instances"))
+        self.evaluation.update(prediction, labels, logits, batch.get("size"), instances)
         self.eval_loss.update(losses.cross_entropy(logits, labels), (labels != losses.IGNORE).sum())
         return prediction
 

@@ -20,16 +20,24 @@ HEAD_START = 1_000_000  # cycles of a GPU's clock: about half a millisecond
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one candidate.
+    """Seconds of one candidate, in each round; at least two."""
 
-    Attributes:
-        median: Middle of all rounds.
-        spread: Distance of the quartiles over the median: 0.1 means that half of the rounds
-            lay within 10 %.
-    """
+    seconds: tuple[float, ...]
 
-    median: float
-    spread: float
+    @property
+    def median(self) -> float:
+        """Middle of all rounds."""
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles over the median: 0.1 means that half of the rounds lay within 10 %."""
+        lower, _, upper = quantiles(self.seconds, n=4)
+        return (upper - lower) / self.median
+
+    def percentile(self, percent: int) -> float:
+        """Seconds that so many percent of the rounds did not pass, interpolated; 1 to 99."""
+        return quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
 
 
 def alternate(
@@ -49,11 +57,7 @@ def alternate(
     for _ in range(rounds):
         for name, call in candidates.items():
             seconds[name].append(measure(call))
-    timings = {}
-    for name, values in seconds.items():
-        lower, _, upper = quantiles(values, n=4)
-        timings[name] = Timing(median(values), (upper - lower) / median(values))
-    return timings
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def _host_seconds(call: Callable[[], object]) -> float:

@@ -50,6 +50,32 @@ def exact_float32(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.backends.cudnn.conv.fp32_precision = before
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """What fit would save of a small network whose offsets are not zero."""
+    from segdcn.task import SegmentationTask  # imported here: tests of the operators alone have torch only
+
+    torch.manual_seed(0)
+    task = SegmentationTask(
+        num_classes=3,
+        class_names=["sky", "road", "car"],
+        palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+        mean=[0.5, 0.4, 0.3],
+        std=[0.2, 0.2, 0.25],
+        architecture="deeplab",
+        encoder="resnet18",
+        deform_layers=2,
+    )
+    for name, parameter in task.network.named_parameters():
+        if "offset_conv" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    saved = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    task.on_save_checkpoint(saved)
+    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
+    torch.save(saved, path)
+    return path
+
+
 _unexpected: list[str] = []
 
 

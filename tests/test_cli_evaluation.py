@@ -135,6 +135,21 @@ def test_a_voc_submission_scores_what_test_printed(voc, batch):
     assert sum(iou is not None and iou > 0 for iou in ours["IoU"].values()) > 1
 
 
+@pytest.mark.parametrize("how", [[], ["--model.eval_window=32", "--model.eval_scales=[0.75, 1.25]"]])
+def test_predict_writes_the_labels_that_validate_measured(voc, how):
+    """Two programs, one number for each pixel: sizes 60x80 and 72x50 are padded to 64x80 and 80x64."""
+    assert segdcn("validate", "--submission=out", *how) == 0
+    again = ["--window=32", "--scales", "0.75", "1.25"] if how else []  # flip and overlap are the checkpoint's
+    assert cli.main(["predict", "weights/some.ckpt", "voc/JPEGImages", *again, "--device=cpu"]) == 0
+    measured = sorted((voc / "out").rglob("*.png"))
+    assert [path.stem for path in measured] == ["a", "b"]
+    for path in measured:
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(f"predictions/labels/{path.name}")))
+    scored = evaluated(voc, "predictions", voc / "voc" / "SegmentationClass", voc / "data.yaml")
+    (ours,) = results(voc)
+    assert scored["confusion"] == ours["confusion"] and scored["images"] == ours["images"] == 2
+
+
 def test_a_split_without_labels_can_be_submitted_and_nothing_else(voc, capsys):
     assert segdcn("test", "--data.test_split=test") == 2
     error = capsys.readouterr().err

@@ -22,10 +22,12 @@ ALLOWED = {
     "task": {"errors", "models", "losses", "metrics", "optim", "inference", "fingerprint", "run"},
     "fingerprint": set(),
     "description": {"errors", "__version__"},
-    "predictor": {"errors", "description", "inference"},
+    "predictor": {"errors", "description", "inference", "data"},
     "export": {
         *("errors", "fingerprint", "ops", "layers", "models", "task", "run", "description", "predictor"),
     },
+    "device": {"errors", "predictor"},
+    "prediction": {"errors", "data", "device", "inference", "pictures", "predictor"},
     "offsets": {"errors", "layers", "object_sizes"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
@@ -57,7 +59,7 @@ ALLOWED = {
     "verbs": {
         *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),
         *("summary", "task", "timing", "sweep", "predictor", "export", "compare", "training", "fingerprint"),
-        "__version__",
+        *("device", "inference", "prediction", "description", "__version__"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

@@ -9,6 +9,7 @@ from torch import nn
 from segdcn.data import transforms
 from segdcn.description import Description
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.inference import Inference
 from segdcn.predictor import Predictor
 
 DESCRIPTION = Description(
@@ -31,7 +32,7 @@ def test_images_are_normalised_as_in_validation():
     transform = transforms.EvalTransform(DESCRIPTION.mean, DESCRIPTION.std)
     expected, _ = transform(image, np.zeros((33, 20), np.uint8), (0, 0, 0))
     found = Predictor(lambda x: x, DESCRIPTION).normalised(image)
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-5)
+    assert torch.equal(found[0], expected)
 
 
 def test_images_are_padded_with_the_mean_colour_below_and_right_and_the_padding_is_cut_off():
@@ -86,6 +87,31 @@ def test_a_path_a_pil_image_and_an_array_are_the_same_picture(tmp_path):
         image[:, ::-1][:, ::-1],
     ):
         assert torch.equal(predictor.normalised(same), predictor.normalised(image))
+
+
+def test_files_and_pil_images_are_turned_upright(tmp_path):
+    image, exif = picture(9, 12), Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    predictor = Predictor(nn.Identity(), DESCRIPTION)
+    expected = predictor.normalised(np.rot90(image, -1))
+    assert torch.equal(predictor.normalised(tmp_path / "a.png"), expected)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert torch.equal(predictor.normalised(opened), expected)
+
+
+def test_pictures_of_one_size_are_applied_at_once():
+    seen = []
+
+    def run(image):
+        seen.append(len(image))
+        return image[:, :2]
+
+    predictor, images = Predictor(run, DESCRIPTION), [picture(32, 16), picture(32, 16)[::-1]]
+    together = predictor.apply(Inference(size_divisor=16), images)
+    assert seen == [2]
+    for one, image in zip(together, images, strict=True):
+        assert torch.equal(one, predictor.logits(image)[0])
 
 
 def test_many_classes_need_more_than_a_byte():

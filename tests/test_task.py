@@ -329,6 +329,19 @@ def test_windows_and_mirroring_are_settings_of_the_task(tmp_path):
     assert seen == [(8, 3, 8, 8)]
 
 
+def test_padding_that_only_the_batch_has_does_not_count():
+    """The same pictures, as they are and with columns and rows that a collation added; seen at half the size too."""
+    image, labels = torch.randn(2, 3, 6, 8), torch.randint(3, (2, 6, 8))
+    padded = {"image": F.pad(image, (0, 4, 0, 5)), "labels": F.pad(labels, (0, 4, 0, 5), value=255)}
+    task = make_task(eval_scales=[0.5, 1.0]).eval()
+    with torch.no_grad():
+        assert torch.equal(task._evaluate({**padded, "size": [(6, 8), (6, 8)]}), task.inference(task, image).argmax(1))
+        assert int(task.evaluation.confusion.matrix.sum()) == 2 * 6 * 8
+        # Of pictures of two sizes the smaller one is padded in any case.
+        mixed = task._evaluate({**padded, "size": [(6, 8), (11, 12)]})
+        assert torch.equal(mixed, task.inference(task, padded["image"]).argmax(1))
+
+
 @pytest.mark.parametrize("detail,in_fit,in_validate", [("outside_fit", 0, 1), ("always", 1, 1), ("never", 0, 0)])
 def test_costly_measures_are_made_where_they_are_asked_for(tmp_path, detail, in_fit, in_validate):
     task = make_task(eval_detail=detail)

@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from segdcn.errors import InvalidDataError, MissingFileError
@@ -14,7 +15,7 @@ from segdcn.errors import InvalidDataError, MissingFileError
 # Modes whose pixels are one number: palette index, 8, 16 and 32 bit ids.
 _ID_MODES = ("P", "L", "I", "I;16")
 # More than 8 bits a channel: Pillow would clip them to white on the way to RGB.
-_DEEP_MODES = ("I", "I;16", "I;16B", "F")
+_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Pillow spreads grey of 2 and 4 bits over 0..255; ids have to come back as they were stored.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
@@ -42,19 +43,42 @@ def check_file(path: Path, missing: str) -> None:
         raise InvalidDataError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no file'}; expected a picture")
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Read a picture as (H, W, 3) uint8 RGB; grey and palette pictures become RGB.
+def read_picture(path: Path, upright: bool = False) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8 RGB, see `rgb`.
 
     Raises:
         MissingFileError: There is no such file.
         InvalidDataError: The file is no picture, is cut short, or has more than 8 bits a channel.
     """
     with _opened(path) as picture:
-        if picture.mode in _DEEP_MODES:
-            raise InvalidDataError(
-                f"{path} has mode {picture.mode}; expected 8 bits per channel. Scale its values to 0..255 first"
-            )
-        return np.asarray(_decoded(picture, path).convert("RGB"))
+        return rgb(picture, path, upright)
+
+
+def rgb(picture: Image.Image, name: object, upright: bool = False) -> np.ndarray:
+    """Turn a picture into (H, W, 3) uint8 RGB.
+
+    Grey and palette pictures become RGB, CMYK by the plain formula, without a colour profile. Transparency
+    is dropped: what lies under it is seen. Of colours with 16 bits a channel the upper 8 are taken. Of
+    several frames the first is read.
+
+    Args:
+        picture: Opened, perhaps not decoded yet.
+        name: What errors call it.
+        upright: Turn it as its EXIF data say, as viewers do. Otherwise pixels lie as they are stored, which
+            is how those of its label map lie.
+
+    Raises:
+        InvalidDataError: It is damaged, cut short, or has more than 8 bits in its one channel.
+    """
+    if picture.mode in _DEEP_MODES:
+        raise InvalidDataError(
+            f"{name} has mode {picture.mode}; expected 8 bits per channel. Scale its values to 0..255 first"
+        )
+    with _damage_named(name):
+        picture = ImageOps.exif_transpose(picture) if upright else picture
+        if "transparency" in picture.info:  # Pillow warns of a palette's otherwise
+            picture = picture.convert("RGBA")
+        return np.asarray(picture.convert("RGB"))
 
 
 def read_id_map(path: Path) -> np.ndarray:
@@ -123,18 +147,28 @@ def _opened(path: Path) -> Image.Image:
         raise MissingFileError(f"{path} does not exist") from None
     except PermissionError as error:
         raise InvalidDataError(f"{path} cannot be read ({error.strerror})") from error
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they trip over
         empty = path.is_file() and path.stat().st_size == 0
         reason = "it is empty" if empty else _first_line(error).replace(f" {str(path)!r}", "")
         raise InvalidDataError(f"{path} cannot be read as a picture ({reason}); replace the file") from error
 
 
 def _decoded(picture: Image.Image, path: Path) -> Image.Image:
-    try:
+    with _damage_named(path):
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's three ways to say "broken"
-        raise InvalidDataError(f"{path} is damaged or cut short ({_first_line(error)}); replace the file") from error
     return picture
+
+
+@contextmanager
+def _damage_named(name: object) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # likewise
+        raise InvalidDataError(f"{name} is damaged or cut short ({_first_line(error)}); replace the file") from error
 
 
 def _first_line(error: BaseException) -> str:

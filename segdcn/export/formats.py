@@ -99,10 +99,13 @@ def load(path: str | Path, trust: bool = False) -> Predictor:
 def predictor(trained: Trained) -> Predictor:
     """Give a predictor that runs the network where its weights are."""
     network = trained.network
+    # As in training; another order of the pixels in memory rounds differently.
+    last = trained.description.config.get("channels_last", True)
+    memory_format = torch.channels_last if last else torch.contiguous_format
 
     def run(image: Tensor) -> Tensor:
         image = image.to(next(network.parameters()).device)
         with torch.no_grad():
-            return network(image.contiguous(memory_format=torch.channels_last))
+            return network(image.contiguous(memory_format=memory_format))
 
     return Predictor(run, trained.description, network)

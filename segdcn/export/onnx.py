@@ -147,6 +147,9 @@ def read_onnx(path: Path) -> Predictor:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors, which are raised too
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Between two runs its threads would otherwise keep the processors busy with waiting.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own types, one for each of its codes

@@ -79,7 +79,7 @@ def read_program(path: Path, trust: bool) -> Predictor:
     """
     if not trust:
         raise UserValueError(
-            f"{path} can hold code, which loading it would run; if it comes from someone you trust, say "
+            f"{path} can hold code, which loading it would run; if it comes from someone you trust, say --trust, or "
             "segdcn.load(path, trust=True)"
         )
     kind, description = _description(path)

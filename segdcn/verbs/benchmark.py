@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from segdcn.device import chosen_device, out_of_memory
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
 from segdcn.verbs import benchmark_rois
@@ -162,12 +163,6 @@ def _memory() -> float:
         return math.inf
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether an exception says that memory ran out."""
-    # On the CPU torch has no type for it.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
-
-
 def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], Callable[..., dict[str, Callable]]]:
     """Return the sizes to time, and what prepares the candidates for one of them."""
     if operator == "deform_conv":
@@ -175,19 +170,6 @@ def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], C
     usual = benchmark_rois.SIZES if operator == "deform_roi_pool" else benchmark_rois.PS_SIZES
     parsed = [benchmark_rois.RoiSize.parse(size) for size in (usual if sizes is None else sizes)]
     return parsed, partial(benchmark_rois.candidates, operator)
-
-
-def chosen_device(name: str) -> torch.device:
-    """Give the device of that name.
-
-    Raises:
-        UserValueError: There is none.
-    """
-    if name not in ("cpu", "cuda"):
-        raise UserValueError(f"device is {name!r}, but must be cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserValueError("device is cuda, but torch sees no GPU here; use --device cpu")
-    return torch.device(name)
 
 
 def _candidates(

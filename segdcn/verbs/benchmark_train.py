@@ -14,11 +14,11 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from torch import Tensor, nn
 
+from segdcn.device import chosen_device, out_of_memory
 from segdcn.errors import UserValueError
 from segdcn.layers import DeformableConv2d
 from segdcn.task import SegmentationTask
 from segdcn.timing import Timing, alternate, machine, peak_memory
-from segdcn.verbs.benchmark import chosen_device, out_of_memory
 from segdcn.verbs.report_file import check_report_file
 
 PLAIN, OURS, THEIRS = "plain", "deformable", "torchvision's operator"

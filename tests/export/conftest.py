@@ -1,7 +1,6 @@
 """A network as small as one can be that still has what exports are about: strides, offsets, upsampling."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from segdcn.description import Description
 from segdcn.fingerprint import fingerprint
 from segdcn.layers import DeformableConv2d
-from segdcn.task import SegmentationTask
 
 
 class Tiny(nn.Module):
@@ -64,27 +62,3 @@ def describe():
 @pytest.fixture(scope="session")
 def network_with():
     return tiny_around
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    """What fit would save of a small network whose offsets are not zero."""
-    torch.manual_seed(0)
-    task = SegmentationTask(
-        num_classes=3,
-        class_names=["sky", "road", "car"],
-        palette=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
-        mean=[0.5, 0.4, 0.3],
-        std=[0.2, 0.2, 0.25],
-        architecture="deeplab",
-        encoder="resnet18",
-        deform_layers=2,
-    )
-    for name, parameter in task.network.named_parameters():
-        if "offset_conv" in name:
-            nn.init.normal_(parameter, std=0.02)
-    saved = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
-    task.on_save_checkpoint(saved)
-    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
-    torch.save(saved, path)
-    return path

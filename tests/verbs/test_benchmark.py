@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segdcn.errors import UserValueError
-from segdcn.timing import alternate, peak_memory
+from segdcn.timing import Timing, alternate, peak_memory
 from segdcn.verbs import benchmark
 from segdcn.verbs.report_file import check_report_file
 
@@ -92,6 +92,13 @@ def test_candidates_take_turns():
     timings = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert calls == ["a", "b"] * 4  # one call each that is not counted, then three rounds
     assert set(timings) == {"a", "b"}
+
+
+def test_percentiles_are_interpolated_between_rounds():
+    """Of 0 to 10 s in eleven rounds, half are at most 5 s, and 99 % at most 9.9 s."""
+    timing = Timing(tuple(float(second) for second in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10)))
+    assert timing.median == timing.percentile(50) == 5
+    assert timing.percentile(90) == pytest.approx(9) and timing.percentile(99) == pytest.approx(9.9)
 
 
 def test_only_the_candidates_asked_for_are_timed(tmp_path):
