@@ -103,7 +103,8 @@ class SegmentationData(pl.LightningDataModule):
         cache: Decode what `fit` reads once, and then read crops: from `disk`, files that stay, or from
             `ram`, shared memory that the last process to use it frees. Takes 4 bytes a pixel; null
             decodes every time. The pixels are the same.
-        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn.
+        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn. What no run has used for 90 days is
+            removed from it.
     """
 
     class_names: tuple[str, ...]
@@ -341,7 +342,7 @@ class SegmentationData(pl.LightningDataModule):
         """
         if self.cache is not None and self.cached is None:
             parent = Path(self.cache_dir).expanduser() if self.cache_dir is not None else None
-            self.cached = SampleCache(self.cache, folder_name(self), parent)
+            self.cached = SampleCache(self.cache, folder_name(self), parent, self.resize)
         return self.cached
 
     def _read_by_fit(self) -> list[Sample]:
