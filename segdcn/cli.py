@@ -33,7 +33,8 @@ class Verb(NamedTuple):
 
     function: str  # "module:function"; imported only when called. Its typed arguments become options.
     line: str  # for `segdcn --help`; the verb's own help is the function's docstring
-    positional: bool = False  # arguments without default need no name: CHECKPOINT as well as --checkpoint CHECKPOINT
+    positional: bool = False  # arguments without default need no name; they may have it
+    rest: str = ""  # argument that takes what the verb does not know: options of fit
 
 
 TRAINING_VERBS = {
@@ -50,9 +51,14 @@ VERBS = {
     "offsets": Verb("segdcn.verbs.offsets:offsets", "show where deformable layers look on an image", positional=True),
     "evaluate": Verb("segdcn.verbs.evaluate:evaluate", "score label PNGs from anywhere", positional=True),
     "export": Verb("segdcn.verbs.export:export", "write a trained network as a file others can run", positional=True),
+    "convert": Verb("segdcn.verbs.convert:convert", "take over weights that others trained", positional=True),
     "sweep": Verb("segdcn.verbs.sweep:sweep", "train with many settings, on W&B or without a server", positional=True),
+    "compare": Verb("segdcn.verbs.compare:compare", "train variants with several seeds each, and report", rest="fit"),
     "benchmark ops": Verb("segdcn.verbs.benchmark:ops", "time the operators against others"),
     "benchmark data": Verb("segdcn.verbs.benchmark_data:benchmark_data", "time the reading of samples"),
+    "benchmark train": Verb(
+        "segdcn.verbs.benchmark_train:benchmark_train", "time training steps, plain and deformable"
+    ),
     "doctor": Verb("segdcn.verbs.doctor:doctor", "check this installation, and say what cures each problem"),
 }
 
@@ -148,15 +154,20 @@ def _call(name: str, args: list[str]) -> int:
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
-    parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True)
-    _take_names(parser, args)
+    skip: set[str | int] = {verb.rest} if verb.rest else set()
+    parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True, skip=skip)
+    if not verb.rest:  # there, a name may be one of fit's options
+        _take_names(parser, args)
     lists = _spell_options(parser)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:
             action.nargs, action.const = "?", True  # --local alone is --local true
+    rest: list[str] = []
+    if verb.rest:
+        args, rest = _divided(args, {option for action in parser._actions for option in action.option_strings})
     with one_line_refusals(parser):
         settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
-    return function(**settings.as_dict()) or 0
+    return function(**settings.as_dict(), **({verb.rest: rest} if verb.rest else {})) or 0
 
 
 def _take_names(parser: ArgumentParser, args: Sequence[str]) -> None:
@@ -180,6 +191,18 @@ def _spell_options(parser: ArgumentParser) -> set[str]:
             action.option_strings = [f"--{action.dest}"]  # in the help
             lists.add(f"--{action.dest}")
     return lists
+
+
+def _divided(args: Sequence[str], options: set[str]) -> tuple[list[str], list[str]]:
+    """Divide arguments into those of these options, and others, each with its values."""
+    mine: list[str] = []
+    others: list[str] = []
+    target = others
+    for arg in args:
+        if arg.startswith("--") or arg in ("-h", "-c"):
+            target = mine if arg.partition("=")[0] in options else others
+        target.append(arg)
+    return mine, others
 
 
 def _repeated(args: Sequence[str], lists: set[str]) -> Iterator[str]:

@@ -64,6 +64,11 @@ class Inference:
                 f"the scales of evaluation are {list(self.scales)}; expected one or more positive factors"
             )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network runs once on the whole image, as it is."""
+        return self.window is None and tuple(self.scales) == (1.0,) and not self.flip
+
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """Compute logits (B, N, H, W), float32 where views or windows were combined."""
         mirrored = (False, True) if self.flip else (False,)

@@ -8,7 +8,7 @@ import shlex
 import string
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from segdcn.stopwatch import Stopwatch
 
 WandbMode = Literal["auto", "online", "offline", "off"]
 
@@ -39,6 +41,7 @@ class CSVLog(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.stopwatch = Stopwatch()
         self._columns: list[str] | None = None
 
     @rank_zero_only
@@ -70,7 +73,10 @@ class CSVLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write one row."""
-        row: dict[str, Any] = {"step": step, **metrics}
+        with self.stopwatch:
+            self._append({"step": step, **metrics})
+
+    def _append(self, row: dict[str, Any]) -> None:
         if self._columns is None:
             self._columns = self._read_columns()
         new = [name for name in row if name not in self._columns]
@@ -103,6 +109,46 @@ class CSVLog(Logger):
         beside.replace(self.path)
 
 
+class WandbLog(WandbLogger):
+    """Lightning's logger for W&B, with a stopwatch."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.stopwatch = Stopwatch()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Send numbers or media in one record, with the step as `trainer/global_step`."""
+        with self.stopwatch:
+            super().log_metrics(metrics, step)
+
+    def send(self, media: Mapping[str, Any], step: int) -> None:
+        """Send pictures in one record; their time counts where they are made."""
+        super().log_metrics(media, step)
+
+    def send_checkpoint(self, path: Path, alias: str, facts: dict[str, Any]) -> None:
+        """Send a checkpoint as an artifact `run-<id>`, with `alias`; offline it is uploaded with the rest.
+
+        Args:
+            path: The file. W&B uploads a copy of it, which lies in the run's folder until then.
+            alias: `best` or `last`.
+            facts: Kept with it: the step, the score.
+        """
+        import wandb
+
+        # Else it lies below the home folder, where `wandb sync` on another machine would not find it.
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path(self.save_dir or ".").absolute() / "wandb"))
+        artifact = wandb.Artifact(f"run-{self.version}", type="model", metadata=facts)
+        artifact.add_file(str(path), name=path.name)
+        self.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def wandb_log(loggers: Sequence[Logger]) -> WandbLog | None:
+    """Find the log of W&B among loggers; None where there is none, and in all processes but the first."""
+    found = [logger for logger in loggers if isinstance(logger, WandbLog)]
+    return found[0] if found and is_first_process() else None
+
+
 def new_wandb_id() -> str:
     """Make the id under which a run is known to W&B, also when it is resumed.
 
@@ -115,7 +161,7 @@ def new_wandb_id() -> str:
 
 def wandb_logger(
     mode: WandbMode, project: str, name: str, folder: Path, run_id: str, job_type: str, config: dict[str, Any]
-) -> tuple[WandbLogger | None, str]:
+) -> tuple[WandbLog | None, str]:
     """Start a W&B run that never prompts and never hangs.
 
     Args:
@@ -139,7 +185,7 @@ def wandb_logger(
 
     if not is_first_process():
         # Lightning gives other processes a dummy in place of the run.
-        return WandbLogger(project=project, save_dir=str(folder), id=run_id), ""
+        return WandbLog(project=project, save_dir=str(folder), id=run_id), ""
 
     # Imported here: a second or more, which a run without W&B need not pay.
     import wandb
@@ -171,7 +217,7 @@ def wandb_logger(
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     # Without this the summary is the last value, and a sweep would judge by that.
     run.define_metric("val/mIoU", step_metric="trainer/global_step", summary="max")
-    logger = WandbLogger(experiment=run, project=project, save_dir=str(folder), id=run_id)
+    logger = WandbLog(experiment=run, project=project, save_dir=str(folder), id=run_id)
     if mode == "online":
         return logger, str(run.url)
     # A pattern: a run that was stopped and resumed has a folder for each part, all of this id.

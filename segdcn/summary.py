@@ -4,7 +4,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from segdcn.metrics import Evaluation
-from segdcn.metrics.objects import LIMITS, SIZES
+from segdcn.object_sizes import LIMITS, NAMES
 
 
 def iou_table(title: str, class_names: list[str], evaluation: Evaluation) -> Table:
@@ -42,7 +42,7 @@ def size_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="left" if heading == "size" else "right")
     counts, iou, recall = objects.objects.sum(0), objects.iou().nanmean(0), objects.recall().nanmean(0)
     for size, area, count, value, found in zip(
-        SIZES, areas, counts.tolist(), iou.tolist(), recall.tolist(), strict=True
+        NAMES, areas, counts.tolist(), iou.tolist(), recall.tolist(), strict=True
     ):
         table.add_row(size, area, str(count), told(value), told(found))
     error = evaluation.calibration.error().item()

@@ -42,7 +42,8 @@ class SegmentationTask(LightningModule):
         std: Channel standard deviations, likewise.
         architecture: `deeplab` is the paper's 1x1 head; the others add ASPP, and a decoder.
         encoder: Name of an encoder of segmentation_models_pytorch, such as resnet50.
-        encoder_weights: `imagenet` downloads weights from a hub; null starts from random ones.
+        encoder_weights: `imagenet` downloads weights from a hub; a file of weights from torchvision, timm,
+            mmsegmentation or `segdcn convert` is read (a name with an ending); null starts from random ones.
         output_stride: Input pixels per pixel of the last feature map: 8 or 16; 32 too for `deeplab`.
         deform_layers: How many of the encoder's last 3x3 convolutions are deformable; 0 is
             the plain network, 3 the paper's choice.
@@ -50,6 +51,8 @@ class SegmentationTask(LightningModule):
         offset_groups: Channel groups with offsets of their own; 1 is the paper's.
         dilation: Dilation of the last stage's 3x3 convolutions in place of what the output
             stride asks for (the paper's table 3); null leaves it.
+        gradual_dilation: Begin a dilated stage with the dilation of the stage before it, as torchvision, timm and
+            mmsegmentation do; false dilates all of it, as segmentation_models_pytorch does.
         loss: Weight of each part of the training loss: cross_entropy, ohem, focal, dice, lovasz,
             boundary (`segdcn.losses`); null is cross_entropy alone, which `val/loss` always is.
         class_weights: N numbers: how much a pixel counts in `cross_entropy`, by its class; null is 1
@@ -105,6 +108,7 @@ class SegmentationTask(LightningModule):
         modulated: bool = True,
         offset_groups: int = 1,
         dilation: int | None = None,
+        gradual_dilation: bool = False,
         loss: dict[str, float] | None = None,
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
@@ -158,6 +162,7 @@ class SegmentationTask(LightningModule):
             offset_groups=offset_groups,
             num_classes=num_classes,
             dilation=dilation,
+            gradual_dilation=gradual_dilation,
             auxiliary_head=aux_weight > 0,
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -325,7 +330,9 @@ class SegmentationTask(LightningModule):
             return
         if TRAINED_WEIGHTS in checkpoint and self.hparams["ema_decay"] is None:
             checkpoint["state_dict"] = checkpoint[TRAINED_WEIGHTS]
-        saved, wanted = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["optimizer"], self.hparams["optimizer"]
+        wanted = self.hparams["optimizer"]
+        # Converted checkpoints name none: no optimizer has worked on them yet.
+        saved = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].get("optimizer", wanted)
         if saved != wanted:
             raise UserValueError(
                 f"model.optimizer is {wanted}, but the checkpoint holds the state of {saved}: a run can only go on "

@@ -88,21 +88,51 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     Returns:
         Bytes; None where the operating system does not tell (only Linux does).
     """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before - _size(result)
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # pages kept from earlier calls would hide new use
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = _status("VmRSS")
-    except (OSError, AttributeError):
-        return None
+    peak = PeakMemory(device)
+    peak.start()
     result = call()
-    return max(0, _status("VmHWM") - before - _size(result))
+    most = peak.most()
+    return None if most is None or peak.held is None else max(0, most - peak.held - _size(result))
+
+
+class PeakMemory:
+    """Watches the memory of this process, or what torch's allocator hands out of a GPU's.
+
+    Args:
+        device: Where is computed.
+
+    Attributes:
+        held: Bytes in use when it started; None where the operating system does not tell.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._files = 0
+        self.held: int | None = None
+
+    def start(self) -> None:
+        """Forget earlier peaks."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self.held = torch.cuda.memory_allocated(self._device)
+            return
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # pages kept from earlier calls would hide new use
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            self.held, self._files = _status("VmRSS"), _status("RssFile")
+        except (OSError, AttributeError):
+            self.held = None
+
+    def most(self) -> int | None:
+        """Give the most bytes in use at a time since the start; None where the operating system does not tell."""
+        if self.held is None:
+            return None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return torch.cuda.max_memory_allocated(self._device)
+        # Pages of libraries that had been given up, where memory is short, and come back: no need of what ran.
+        return _status("VmHWM") - max(0, _status("RssFile") - self._files)
 
 
 def _status(field: str) -> int:

@@ -7,9 +7,10 @@ folder, checkpoints by name, flags that win over a checkpoint, and loggers.
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import yaml
 from pytorch_lightning import Callback, Trainer
@@ -20,9 +21,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segdcn import __version__
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.cost import Cost
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.effective_dilation import EffectiveDilationLog
 from segdcn.callbacks.next_epoch import NextEpoch
@@ -35,15 +36,16 @@ from segdcn.callbacks.results import Results
 from segdcn.callbacks.stopping import StopOnSignal
 from segdcn.callbacks.submission import Submission
 from segdcn.checkpoint_io import SafeCheckpointIO
+from segdcn.code_version import code_version, told
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
 from segdcn.errors import Stopped, UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
-from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
+from segdcn.loggers import CSVLog, WandbLog, WandbMode, is_first_process, new_wandb_id, wandb_log, wandb_logger
 from segdcn.refusals import one_line_refusals
-from segdcn.run import CHECKPOINT_WORDS, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
+from segdcn.run import CHECKPOINT_WORDS, HASH, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
 from segdcn.summary import iou_table, print_summary, size_table
 from segdcn.task import SegmentationTask
 
@@ -57,7 +59,10 @@ LINKS: dict[str, Callable[[Any], Any]] = {
 }
 
 # The model's settings that also count when nothing is trained.
-NETWORK_KEYS = {"architecture", "encoder", "output_stride", "deform_layers", "modulated", "offset_groups", "dilation"}
+NETWORK_KEYS = {
+    *("architecture", "encoder", "output_stride", "deform_layers", "modulated", "offset_groups"),
+    *("dilation", "gradual_dilation"),
+}
 
 EXAMPLE = """
 Compose files with --config, --data and --model; what comes later on the line wins.
@@ -90,13 +95,47 @@ def train(args: Sequence[str], quiet: bool = True) -> None:
         UserError: Something in the arguments, the data or the checkpoint does not fit.
         RunFailed: Anything else, after the run folder was made.
     """
+    with _without_noise(quiet):
+        SegmentationCLI(args)
+
+
+class Rehearsal(NamedTuple):
+    """What a `fit` would work with.
+
+    Attributes:
+        settings: The resolved configuration, defaults included, as `config.yaml` holds it.
+        task: The network before its first step.
+        data: The data set.
+    """
+
+    settings: dict[str, Any]
+    task: SegmentationTask
+    data: SegmentationData
+
+
+def rehearse(args: Sequence[str]) -> Rehearsal:
+    """Parse, check and build what `fit` would with these arguments, without training and without a run folder.
+
+    Args:
+        args: Those of `fit`.
+
+    Raises:
+        UserError: What `fit` would refuse before its first step.
+    """
+    with _without_noise(True):
+        cli = _RehearsingCLI(["fit", *args])
+    return Rehearsal(yaml.safe_load(cli._dump()), cast(SegmentationTask, cli.model), cli.datamodule)
+
+
+@contextmanager
+def _without_noise(quiet: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         if quiet:
             for message in NOISE:
                 warnings.filterwarnings("ignore", message)
             for name in ("pytorch_lightning", "lightning_fabric"):
                 logging.getLogger(name).setLevel(logging.WARNING)
-        SegmentationCLI(args)
+        yield
 
 
 class SegmentationCLI(LightningCLI):
@@ -108,6 +147,7 @@ class SegmentationCLI(LightningCLI):
     resumes = False  # the run goes on in the folder of an earlier one
     checkpoint: dict[str, Any] | None = None
     results: Results | None = None  # of validate and test
+    cost: Cost | None = None  # of fit
     wandb_id: str | None = None
     wandb_line = "off"
 
@@ -152,6 +192,12 @@ class SegmentationCLI(LightningCLI):
             "--wandb", type=WandbMode, default="auto", help="auto is online where an API key is set, else offline."
         )
         parser.add_argument("--wandb_project", type=str, default="segdcn", help="Project on Weights & Biases.")
+        parser.add_argument(
+            "--wandb_checkpoint",
+            type=Literal["best", "last"] | None,
+            default=None,
+            help="Checkpoint that W&B gets as an artifact when fit ends; null: none.",
+        )
         parser.add_argument(
             "--early_stopping",
             type=EarlyStop | None,
@@ -255,12 +301,7 @@ class SegmentationCLI(LightningCLI):
         Only now, when data and network stand: a wrong setting leaves no empty folder. The
         trainer lists the data once more, which costs nothing the second time.
         """
-        self._tell_data()
-        self.datamodule.setup(self.verb)
-        if self.checkpoint is not None:
-            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
-        trainer_settings = self._get(self.config_init, "trainer")
-        check_trainer(trainer_settings)
+        trainer_settings = self._checked()
         if self.verb == "fit" and self.checkpoint is not None:
             check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
         if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
@@ -279,7 +320,10 @@ class SegmentationCLI(LightningCLI):
             self._make_run()
             assert self.run is not None
             kwargs["default_root_dir"] = str(self.run.path)
-            kwargs["logger"] = self._make_loggers(trainer_settings["logger"])
+            kwargs["logger"] = loggers = self._make_loggers(trainer_settings["logger"])
+            if self.verb == "fit":
+                self.cost = self._make_cost(loggers)
+                own.append(self.cost)
             if self.verb == "fit" and trainer_settings["enable_checkpointing"] is not False:
                 own += [BestCheckpoint(self.run.checkpoints), LastCheckpoint(self.run.checkpoints)]
                 own.append(StopOnSignal(self.run.checkpoints / "last.ckpt"))
@@ -295,6 +339,16 @@ class SegmentationCLI(LightningCLI):
         given = trainer_settings["callbacks"] or []
         trainer_settings["callbacks"] = [*(given if isinstance(given, list) else [given]), *own, self.record]
         return super().instantiate_trainer(**kwargs)
+
+    def _checked(self) -> dict[str, Any]:
+        """List the data, refuse what does not fit together, and give the trainer's settings."""
+        self._tell_data()
+        self.datamodule.setup(self.verb)
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint, cast(SegmentationTask, self.model), _say)
+        trainer_settings = self._get(self.config_init, "trainer")
+        check_trainer(trainer_settings)
+        return trainer_settings
 
     def _balance_classes(self) -> None:
         """Compute class weights from the training labels and give them to the task."""
@@ -334,6 +388,15 @@ class SegmentationCLI(LightningCLI):
         facts = {"verb": self.verb, "data": described, "precision": str(precision)}
         return Results(run.path, Path(self.settings.ckpt_path), facts)
 
+    def _make_cost(self, loggers: Sequence[Logger]) -> Cost:
+        """Build what counts the time of all that logs."""
+        names = ("pictures", "effective_dilation", "offset_health")
+        parts = {name: self._get(self.config_init, name).stopwatch for name in names}
+        for logger in loggers:
+            if isinstance(logger, CSVLog | WandbLog):
+                parts["metrics_csv" if isinstance(logger, CSVLog) else "wandb"] = logger.stopwatch
+        return Cost(parts)
+
     def _make_run(self) -> None:
         """Make the folder, or go on in the resumed one, and write the configuration to it."""
         label = "" if self.verb == "fit" else f"-{self.verb}"
@@ -342,7 +405,7 @@ class SegmentationCLI(LightningCLI):
             self.run = self.run or Run(self.settings.runs_dir / self.settings.name)
             return
         self.run = self.run or create_run(self.settings.runs_dir, self.settings.name, label)
-        head = f"# segdcn {__version__}: segdcn {shlex.join(self.args)}\n"
+        head = f"# {told(code_version())}: segdcn {shlex.join(self.args)}\n"
         self.run.next_config().write_text(head + self._dump())
 
     def _dump(self) -> str:
@@ -363,7 +426,7 @@ class SegmentationCLI(LightningCLI):
         loggers: list[Logger] = [table]
         config = yaml.safe_load(self._dump())
         config["model"] |= {name: self.model.hparams[name] for name in ("num_classes", "class_names", "class_weights")}
-        config["segdcn"] = __version__
+        config |= code_version()
         wandb, self.wandb_line = wandb_logger(
             self.settings.wandb,
             self.settings.wandb_project,
@@ -423,7 +486,18 @@ class SegmentationCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Print the table of the last validation, and where everything lies."""
+        self._send_checkpoint()
         self._summarise("val", f"validation after epoch {self.record.validated_epoch}")
+
+    def _send_checkpoint(self) -> None:
+        """Give W&B the checkpoint that was asked for."""
+        word, log = self._get(self.config_init, "wandb_checkpoint"), wandb_log(self.trainer.loggers)
+        if word is None or log is None or self.run is None:
+            return
+        path = self.run.checkpoints / f"{word}.ckpt"
+        if path.is_file():
+            saved = read_checkpoint(path)
+            log.send_checkpoint(path, word, {"step": saved["global_step"], "weights_sha256": saved.get(HASH)})
 
     def after_validate(self) -> None:
         """Print the table and where everything lies."""
@@ -465,7 +539,21 @@ class SegmentationCLI(LightningCLI):
                 places[name] = str(path)
         if self.results is not None and self.results.written:
             places["results"] = str(self.results.written[-1])
+        if self.cost is not None:
+            places["logging"] = self.cost.told()
         return places | {"W&B": self.wandb_line}
+
+
+class _RehearsingCLI(SegmentationCLI):
+    """Stops short of everything that is written or run."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check what a trainer would get, and build one that is not used."""
+        self._checked()
+        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
 
 
 def _default_name(settings: Any) -> str:

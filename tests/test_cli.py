@@ -194,3 +194,11 @@ def test_ctrl_c_is_one_line_and_its_own_exit_code(run, monkeypatch):
     code, lines = run("fit", "--wandb off --trainer.max_epochs 1")
     assert code == cli.EXIT_INTERRUPTED
     assert lines == ["segdcn: stopped by Ctrl-C; nothing was saved"]
+
+
+def test_a_verb_that_passes_options_on_keeps_its_own_with_their_values():
+    args = ["--config", "a.yaml", "--vary", "lr=1,2", "--model.x=-1", "--vary=b=3", "--trainer.n", "-1", "-c", "d.yaml"]
+    mine, others = cli._divided(args, {"--vary", "--help", "-h"})
+    assert mine == ["--vary", "lr=1,2", "--vary=b=3"]
+    assert others == ["--config", "a.yaml", "--model.x=-1", "--trainer.n", "-1", "-c", "d.yaml"]
+    assert cli._divided(["-h"], {"-h"}) == (["-h"], [])

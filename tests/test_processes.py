@@ -67,6 +67,17 @@ def test_training_goes_on_with_another_number_of_processes(workplace):
     assert len(third) == 3 and third[:2] == second
 
 
+@pytest.mark.slow
+def test_the_first_process_shows_the_images_of_all(workplace):
+    """Of five images three are shown; each process sees the predictions of some."""
+    flags = ["--wandb=offline", "--pictures.count=3", "--pictures.max_share=1", "--data.init_args.batch_size=2"]
+    run(workplace, "fit", "shown", "--trainer.max_epochs=1", *flags, *TWO)
+    (media,) = (workplace / "runs" / "shown").glob("*/wandb/offline-run-*/files/media/images")
+    counts = {what: len(list(media.glob(f"{what}_*.jpg"))) for what in ("val/samples", "offsets/sampling")}
+    assert counts == {"val/samples": 3, "offsets/sampling": 3}
+    assert len(list(media.glob("mask/val/samples_*.png"))) >= 3
+
+
 def gradients_of(rank: int, folder: str, root: str) -> None:
     """One of two processes: the averaged gradients of the first batch, with batch statistics frozen."""
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)

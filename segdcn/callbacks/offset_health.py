@@ -1,7 +1,6 @@
 """Watching the offsets learn: numbers, warnings, and an end where they are no numbers any more."""
 
 import logging
-import time
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from segdcn.callbacks.reading import read_offsets
 from segdcn.errors import UserError, UserValueError
 from segdcn.offsets import Health, health
+from segdcn.stopwatch import Stopwatch
 from segdcn.task import SegmentationTask
 
 _log = logging.getLogger("segdcn")
@@ -23,7 +23,7 @@ class OffsetHealth(Callback):
     `mean` and `p95`, the mean and the 95th percentile of their length in units of the dilation;
     `outside`, the share of the reads outside the map; `saturated`, the share of the modulations
     near 0 or 2. `offsets/grad_norm` is the L2 norm of the gradient of all that predicts offsets
-    before clipping, `offsets/seconds` the time spent in here so far.
+    before clipping.
 
     Offsets, or their gradients, that are infinite or NaN end the run: the operator reads such
     positions as outside, which is 0, so the loss alone would not show it. With float16's loss
@@ -51,7 +51,7 @@ class OffsetHealth(Callback):
             )
         self.every_n_steps, self.dead_after = every_n_steps, dead_after
         self.dead_below, self.exploded_above = dead_below, exploded_above
-        self.seconds = 0.0
+        self.stopwatch = Stopwatch()
         self._parameters: list[Tensor] = []
         self._grad_norm: Tensor | None = None
         self._all_finite: Tensor | None = None  # on the device: reading it waits for the GPU
@@ -71,12 +71,11 @@ class OffsetHealth(Callback):
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if not gradients:
             return
-        started = time.perf_counter()
-        self._grad_norm = torch.nn.utils.get_total_norm(gradients)
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            finite = self._grad_norm.isfinite()
-            self._all_finite = finite if self._all_finite is None else self._all_finite & finite
-        self.seconds += time.perf_counter() - started
+        with self.stopwatch:
+            self._grad_norm = torch.nn.utils.get_total_norm(gradients)
+            if getattr(trainer.precision_plugin, "scaler", None) is None:
+                finite = self._grad_norm.isfinite()
+                self._all_finite = finite if self._all_finite is None else self._all_finite & finite
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,17 +84,16 @@ class OffsetHealth(Callback):
         step = trainer.global_step
         if not self._parameters or step % self.every_n_steps or step in (0, self._looked_at):
             return
-        started = time.perf_counter()
         self._looked_at = step
         assert isinstance(pl_module, SegmentationTask)
         self._stop_if_gradients_are_lost(trainer)
-        found = {field.name: health([field]) for field in read_offsets(trainer, pl_module, batch["image"][:1])}
+        with self.stopwatch:
+            found = {field.name: health([field]) for field in read_offsets(trainer, pl_module, batch["image"][:1])}
         lost = [name for name, layer in found.items() if not layer.finite]
         # Processes look at different images, and have to stop together.
         if not trainer.strategy.reduce_boolean_decision(not lost, all=True):
             raise UserError(_lost(f"offsets of {', '.join(lost) or 'a deformable layer'}", step))
         self._warn(found, step, pl_module)
-        self.seconds += time.perf_counter() - started
         self._send(found, trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +132,7 @@ class OffsetHealth(Callback):
 
     def _send(self, found: dict[str, Health], trainer: Trainer) -> None:
         """Send the numbers to the loggers; not through `log`, which drops them off the steps of log_every_n_steps."""
-        row: dict[str, float] = {"epoch": trainer.current_epoch, "offsets/seconds": self.seconds}
+        row: dict[str, float] = {"epoch": trainer.current_epoch}
         if self._grad_norm is not None:
             row["offsets/grad_norm"] = float(self._grad_norm)
         for name, layer in found.items():

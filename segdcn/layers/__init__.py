@@ -7,6 +7,7 @@ from segdcn.layers.deform_roi_pool import (
     ModulatedDeformableRoIPool,
     MultiScaleDeformableRoIPool,
 )
+from segdcn.layers.mmcv import from_mmcv
 
 __all__ = [
     "DeformableConv2d",
@@ -15,4 +16,5 @@ __all__ = [
     "DeformableRoIPool",
     "ModulatedDeformableRoIPool",
     "MultiScaleDeformableRoIPool",
+    "from_mmcv",
 ]

@@ -9,8 +9,9 @@ from torch import Tensor
 from segdcn.metrics.boundary import BoundaryIoU
 from segdcn.metrics.calibration import Calibration
 from segdcn.metrics.confusion import ConfusionMatrix
-from segdcn.metrics.objects import LIMITS, SIZES, ObjectSizes
+from segdcn.metrics.objects import ObjectSizes
 from segdcn.metrics.sums import Sums
+from segdcn.object_sizes import LIMITS, NAMES
 
 
 class Evaluation(Sums):
@@ -68,7 +69,7 @@ class Evaluation(Sums):
         if self.in_detail:
             found["boundary_mIoU"] = self.boundary.iou().nanmean()
             by_size = self.objects.iou().nanmean(0)
-            found |= {f"mIoU_{size}_objects": value for size, value in zip(SIZES, by_size, strict=True)}
+            found |= {f"mIoU_{size}_objects": value for size, value in zip(NAMES, by_size, strict=True)}
             found["calibration_error"] = self.calibration.error()
         return found
 
@@ -110,7 +111,7 @@ class Evaluation(Sums):
                     "IoU": by_class(iou[:, i]),
                     "recall": by_class(recall[:, i]),
                 }
-                for i, size in enumerate(SIZES)
+                for i, size in enumerate(NAMES)
             },
             "mean_instance_IoU": numbers(objects.instance_iou().nanmean()),
             "instance_IoU": by_class(objects.instance_iou()),

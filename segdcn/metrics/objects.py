@@ -9,9 +9,7 @@ from torch import Tensor
 
 from segdcn.losses import IGNORE
 from segdcn.metrics.sums import Sums
-
-SIZES = ("small", "medium", "large")
-LIMITS = (32**2, 96**2)  # pixels: COCO's; an object of as many pixels as a limit has the larger size
+from segdcn.object_sizes import NAMES, size_of
 
 
 class ObjectSizes(Sums):
@@ -55,8 +53,8 @@ class ObjectSizes(Sums):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.add_sum("objects", num_classes, len(SIZES))
-        self.add_sum("pixels", 3, num_classes, len(SIZES))  # right, missed, false
+        self.add_sum("objects", num_classes, len(NAMES))
+        self.add_sum("pixels", 3, num_classes, len(NAMES))  # right, missed, false
         self.add_sum("found", num_classes, dtype=torch.float64)  # sum over objects of the share that is right
         self.add_sum("images", 2)  # with and without an instance map
 
@@ -110,11 +108,6 @@ class ObjectSizes(Sums):
     def _of_classes_with_objects(self) -> Tensor:
         """Right, missed and false pixels (3, N, 3) float64, NaN for classes without objects."""
         return self.pixels.double().masked_fill((self.objects.sum(1) == 0)[None, :, None], torch.nan)
-
-
-def size_of(areas: np.ndarray) -> np.ndarray:
-    """Return the index into `SIZES` of numbers of pixels."""
-    return np.digitize(areas, LIMITS)
 
 
 def connected_objects(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """DeepLab networks: an encoder, a head that looks far around, and upsampling."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.base import SegmentationHead
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from segdcn.errors import UserValueError
 from segdcn.models.auxiliary import AuxiliaryHead
 from segdcn.models.encoder import build_encoder, make_deformable
+from segdcn.models.weights import load_encoder
 
 ARCHITECTURES = ("deeplab", "deeplabv3", "deeplabv3plus")
 
@@ -96,6 +98,7 @@ def build_deeplab(
     offset_groups: int = 1,
     num_classes: int = 21,
     dilation: int | None = None,
+    gradual_dilation: bool = False,
     auxiliary_head: bool = False,
 ) -> DeepLab:
     """Build a DeepLab whose last 3x3 encoder convolutions are deformable.
@@ -105,7 +108,8 @@ def build_deeplab(
             `deeplabv3` (atrous spatial pyramid pooling) or `deeplabv3plus` (that, and a
             decoder that adds detail from stride 4).
         encoder: One of `segdcn.models.ENCODERS`.
-        encoder_weights: None for random weights, or the name of published ones.
+        encoder_weights: None for random weights, the name of published ones, or a file of weights, with or
+            without deformable layers.
         output_stride: Input pixels per pixel of the last feature map, 8 or 16 (32 for
             `deeplab` too). 8 sees finer and costs about three times as much.
         deform_layers: How many of the encoder's last 3x3 convolutions are deformable; 0 is
@@ -115,6 +119,8 @@ def build_deeplab(
         num_classes: N, channels of the logits.
         dilation: Dilation of the last stage's 3x3 convolutions; None is what output_stride
             implies.
+        gradual_dilation: Let the first 3x3 convolution of a dilated stage keep the dilation of the
+            stage before, where `dilation` does not say otherwise.
         auxiliary_head: Add an auxiliary head, whose parameters are named `auxiliary_head.*`.
 
     Returns:
@@ -123,7 +129,7 @@ def build_deeplab(
 
     Raises:
         UserValueError: A setting that does not exist or does not fit.
-        UserError: Weights that cannot be downloaded.
+        UserError: Weights that cannot be downloaded, or a file that does not fit.
 
     Source: Dai et al. 2017, section 4; Chen et al. 2017 (arXiv 1706.05587) and 2018
     (arXiv 1802.02611), whose dilation rates are used: 6, 12, 18 at output stride 16 and
@@ -135,8 +141,12 @@ def build_deeplab(
         raise UserValueError(f"output_stride is {output_stride}, but must be 8 or 16 for {architecture}")
     if num_classes < 1:
         raise UserValueError(f"num_classes is {num_classes}, but must be at least 1")
-    body = build_encoder(encoder, encoder_weights, output_stride, dilation)
+    # Names of published weights are plain words, files have an ending.
+    from_file = encoder_weights is not None and not encoder_weights.isidentifier()
+    body = build_encoder(encoder, None if from_file else encoder_weights, output_stride, dilation, gradual_dilation)
     make_deformable(body, deform_layers, modulated=modulated, offset_groups=offset_groups)
+    if encoder_weights is not None and from_file:
+        load_encoder(body, encoder, Path(encoder_weights).expanduser())
 
     channels: list[int] = body.out_channels  # type: ignore[assignment]  # smp's property, behind nn.Module
     rates = tuple(rate * 16 // output_stride for rate in (6, 12, 18))

@@ -4,6 +4,7 @@ import logging
 from difflib import get_close_matches
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
 from segdcn.errors import UserError, UserValueError
@@ -32,7 +33,11 @@ _log = logging.getLogger("segdcn")
 
 
 def build_encoder(
-    name: str, weights: str | None = None, output_stride: int = 16, last_dilation: int | None = None
+    name: str,
+    weights: str | None = None,
+    output_stride: int = 16,
+    last_dilation: int | None = None,
+    gradual_dilation: bool = False,
 ) -> nn.Module:
     """Build a ResNet encoder from segmentation_models_pytorch.
 
@@ -44,6 +49,8 @@ def build_encoder(
             stages that would go below are dilated instead of strided.
         last_dilation: Dilation of the last stage's 3x3 convolutions; None is what
             output_stride implies (2 at 16). The axis of the paper's table 3.
+        gradual_dilation: Let the first 3x3 convolution of a dilated stage keep the dilation of the
+            stage before, as in torchvision, timm and mmsegmentation; smp dilates the whole stage.
 
     Raises:
         UserValueError: An unknown encoder, weights or output stride.
@@ -59,7 +66,9 @@ def build_encoder(
         raise UserValueError(f"dilation is {last_dilation}, but must be at least 1 (or null)")
     available = smp.encoders.encoders[name]["pretrained_settings"]
     if weights is not None and weights not in available:
-        raise UserValueError(f"encoder_weights {weights!r} are not published for {name}; use null or {list(available)}")
+        raise UserValueError(
+            f"encoder_weights {weights!r} are not published for {name}; use null, a file or {list(available)}"
+        )
     if weights is not None:
         _log.info("loading %s weights of %s (downloaded once, then cached)", weights, name)
     try:
@@ -72,18 +81,30 @@ def build_encoder(
             f"encoder_weights {weights!r} of {name} could not be downloaded ({reason}); connect to a network, or "
             "set model.encoder_weights: null to start from random weights"
         ) from error
+    if gradual_dilation:
+        before: tuple[int, ...] = (1, 1)
+        for stage in (encoder.layer3, encoder.layer4):
+            first, *_, last = _spatial(stage)
+            if first.stride == (1, 1):
+                first.dilation = first.padding = before
+            before = last.dilation
     if last_dilation is not None:
-        for module in encoder.layer4.modules():
-            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.stride == (1, 1):
-                module.dilation = module.padding = (last_dilation, last_dilation)
+        for conv in _spatial(encoder.layer4):
+            if conv.stride == (1, 1):
+                conv.dilation = conv.padding = (last_dilation, last_dilation)
     return encoder
+
+
+def _spatial(stage: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in stage.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)]
 
 
 def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, offset_groups: int = 1) -> list[str]:
     """Replace the last `layers` 3x3 convolutions of `encoder` by deformable ones, in place.
 
     To be called on the finished encoder, after strides were turned into dilation. Weights
-    are kept and offsets start at zero, so the encoder still computes the same.
+    are kept and offsets start at zero, so the encoder still computes the same. No random number
+    is drawn: what is built after it, and dropout, are those of the plain network of the same seed.
 
     Args:
         encoder: A network whose modules are defined in the order in which they run.
@@ -106,15 +127,16 @@ def make_deformable(encoder: nn.Module, layers: int, *, modulated: bool = True, 
     if not 0 <= layers <= len(names):
         raise UserValueError(f"deform_layers is {layers}, but this encoder has {len(names)} 3x3 convolutions")
     replaced = names[len(names) - layers :]
-    for name in replaced:
-        parent_name, _, child_name = name.rpartition(".")
-        parent = encoder.get_submodule(parent_name)
-        conv = getattr(parent, child_name)
-        setattr(
-            parent,
-            child_name,
-            DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups),
-        )
+    with torch.random.fork_rng(devices=[]):
+        for name in replaced:
+            parent_name, _, child_name = name.rpartition(".")
+            parent = encoder.get_submodule(parent_name)
+            conv = getattr(parent, child_name)
+            setattr(
+                parent,
+                child_name,
+                DeformableConv2d.from_conv(conv, modulated=modulated, offset_groups=offset_groups),
+            )
     return replaced
 
 

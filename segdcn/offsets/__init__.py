@@ -1,14 +1,13 @@
 """Where deformable layers read, in numbers: positions, effective dilation, health."""
 
-from segdcn.offsets.dilation import SIZES, EffectiveDilation, effective_dilation
-from segdcn.offsets.fields import SamplingField, record, sampling_field
+from segdcn.offsets.dilation import EffectiveDilation, effective_dilation
+from segdcn.offsets.fields import SamplingField, record, recording, sampling_field
 from segdcn.offsets.frames import Frame, frames
 from segdcn.offsets.health import Health, health
 from segdcn.offsets.objects import Region, regions
 from segdcn.offsets.points import Points, output_pixel, pixel_centre, trace
 
 __all__ = [
-    "SIZES",
     "EffectiveDilation",
     "Frame",
     "Health",
@@ -21,6 +20,7 @@ __all__ = [
     "output_pixel",
     "pixel_centre",
     "record",
+    "recording",
     "regions",
     "sampling_field",
     "trace",

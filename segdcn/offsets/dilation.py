@@ -8,13 +8,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from segdcn.errors import UserValueError
+from segdcn.object_sizes import LIMITS, NAMES, size_of
 from segdcn.offsets.fields import SamplingField
-from segdcn.offsets.objects import regions
-from segdcn.offsets.points import output_pixel
-
-# Areas in image pixels at which an object is no longer small, and no longer medium: COCO's. The paper's are 96^2 and
-# 224^2, on images whose shorter side is 600.
-SIZES = (32**2, 96**2)
+from segdcn.offsets.objects import Region, regions
+from segdcn.offsets.points import output_pixels
 
 
 def effective_dilation(field: SamplingField) -> Tensor:
@@ -34,7 +31,8 @@ class EffectiveDilation:
     """Effective dilation at the centres of objects and background, collected over many images.
 
     Args:
-        sizes: Areas in image pixels at which an object becomes medium, and large.
+        sizes: Areas in image pixels at which an object becomes medium, and large. The paper's are 96^2
+            and 224^2, on images whose shorter side is 600.
         background: The class that is no object, for images without instance map; None if all are.
 
     Attributes:
@@ -43,7 +41,7 @@ class EffectiveDilation:
             that processes can exchange them.
     """
 
-    def __init__(self, sizes: tuple[int, int] = SIZES, background: int | None = 0) -> None:
+    def __init__(self, sizes: tuple[int, int] = LIMITS, background: int | None = 0) -> None:
         if not 0 < sizes[0] < sizes[1]:
             raise UserValueError(f"sizes is {list(sizes)}; expected two areas in pixels, the smaller first")
         self.sizes, self.background = sizes, background
@@ -58,18 +56,25 @@ class EffectiveDilation:
             labels: Class indices (H, W), 255 where there is none.
             instances: 0 where there is no object, another number for each (H, W).
         """
+        self.ask(fields, self.find(labels, instances))
+
+    def find(self, labels: np.ndarray, instances: np.ndarray | None = None) -> list[Region]:
+        """Find the regions of an image, as `add` does; they stay the same while a network learns."""
+        return regions(labels, instances, self.background)
+
+    def ask(self, fields: Sequence[SamplingField], found: Sequence[Region]) -> None:
+        """Ask every layer at the centre of every region that `find` found."""
         self.layers = [field.name for field in fields]
-        dilations = [effective_dilation(field).mean(dim=0) for field in fields]
-        for region in regions(labels, instances, self.background):
-            pixels = [output_pixel(field, (region.y, region.x)) for field in fields]
-            values = [float(dilation[pixel]) for dilation, pixel in zip(dilations, pixels, strict=True)]
+        y, x = (torch.tensor([getattr(region, axis) for region in found]) for axis in "yx")
+        dilations = [effective_dilation(field).mean(dim=0)[output_pixels(field, y, x)] for field in fields]
+        for region, values in zip(found, torch.stack(dilations, dim=1).tolist(), strict=True):
             self.rows.append((region.label, region.area, region.background, values))
 
     def by_size(self) -> dict[str, Tensor]:
         """Return the values (M, layers) of small, medium and large objects and of background."""
         return {
             name: self._values([self._size(area, background) == name for _, area, background, _ in self.rows])
-            for name in ("small", "medium", "large", "background")
+            for name in (*NAMES, "background")
         }
 
     def by_class(self, class_names: Sequence[str]) -> dict[str, Tensor]:
@@ -79,9 +84,7 @@ class EffectiveDilation:
         }
 
     def _size(self, area: int, background: bool) -> str:
-        if background:
-            return "background"
-        return "small" if area < self.sizes[0] else "medium" if area < self.sizes[1] else "large"
+        return "background" if background else NAMES[size_of(area, self.sizes)]
 
     def _values(self, chosen: Sequence[bool]) -> Tensor:
         picked = [row[3] for row, keep in zip(self.rows, chosen, strict=True) if keep]

@@ -7,7 +7,8 @@ A layer reads, for output pixel p and tap k, its input at
 in pixels of its input map. `Frame` says where those are in the image. Nothing is rounded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,19 +106,44 @@ def record(run: Callable[[Tensor], object], network: nn.Module, image: Tensor) -
         network: Holds the deformable layers; see `frames` for what is asked of it.
         image: (1, 3, H, W).
     """
-    fields: list[SamplingField] = []
+    with recording(network) as (fields,):
+        run(image)
+    return fields
 
+
+@contextmanager
+def recording(
+    network: nn.Module, images: int = 1, counted: AbstractContextManager[object] | None = None
+) -> Iterator[list[list[SamplingField]]]:
+    """Keep what the deformable layers predict for the first images of the batch that runs next.
+
+    Later batches are not listened to, also if the block has not ended. Offsets are predicted once more
+    for it, which is all that it costs. A compiled network is not seen.
+
+    Args:
+        network: As in `record`.
+        images: How many, at most.
+        counted: Entered whenever a field is computed; a stopwatch.
+
+    Yields:
+        For each image the fields of the layers, in running order, on the CPU; filled as the network runs.
+    """
+    fields: list[list[SamplingField]] = [[] for _ in range(images)]
+
+    @torch.no_grad()
     def keep(name: str, frame: Frame, layer: nn.Module, inputs: tuple[Tensor]) -> None:
         assert isinstance(layer, DeformableConv2d)
-        fields.append(sampling_field(name, layer, inputs[0], frame))
+        hooks[name].remove()
+        with counted or nullcontext():
+            for image, of_image in zip(inputs[0].split(1), fields, strict=False):
+                of_image.append(sampling_field(name, layer, image, frame))
 
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(partial(keep, name, frame))
+    hooks = {
+        name: network.get_submodule(name).register_forward_pre_hook(partial(keep, name, frame))
         for name, frame in frames(network).items()
-    ]
+    }
     try:
-        run(image)
+        yield fields
     finally:
-        for hook in hooks:
+        for hook in hooks.values():
             hook.remove()
-    return fields

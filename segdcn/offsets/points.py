@@ -28,9 +28,15 @@ class Points:
 
 def output_pixel(field: SamplingField, place: tuple[float, float]) -> tuple[int, int]:
     """Find the output pixel (row, column) of a layer whose centre is nearest to a place (y, x) in the image."""
-    y, x = field.output_frame.to_map(torch.tensor(place[0]), torch.tensor(place[1]))
+    row, column = output_pixels(field, torch.tensor(place[0]), torch.tensor(place[1]))
+    return int(row), int(column)
+
+
+def output_pixels(field: SamplingField, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the rows and columns of the output pixels nearest to many places in the image."""
+    rows, columns = field.output_frame.to_map(y, x)
     height, width = field.output_size
-    return int(y.round().clamp(0, height - 1)), int(x.round().clamp(0, width - 1))
+    return rows.round().clamp(0, height - 1).long(), columns.round().clamp(0, width - 1).long()
 
 
 def pixel_centre(field: SamplingField, place: tuple[float, float]) -> tuple[float, float]:

@@ -93,7 +93,7 @@ def train_one(study: Study, folder: Path, listener: Listener, trial: Trial) -> N
     if outcome == "failed":
         reason = f"it logged no {study.sweep.metric}" if succeeded else process.failure()
     seconds = spent + time.monotonic() - started
-    facts = {"seconds": seconds, "run": str(process.run or ""), "reason": reason, "log": str(process.log)}
+    facts = {"seconds": seconds, "run": str(process.run_folder or ""), "reason": reason, "log": str(process.log)}
     if stops_early is not None and study.finish(trial, outcome, score, **facts):
         listener.ended(trial, outcome, score, seconds, reason)
     else:

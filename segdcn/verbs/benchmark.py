@@ -129,7 +129,7 @@ def ops(
     if json is not None:
         check_report_file(json)
     parsed, prepare = _workload(operator, sizes)
-    target = _device(device)
+    target = chosen_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def ops(
                 timings = alternate(calls, rounds, target)
                 memory = {name: peak_memory(call, target) for name, call in calls.items()}
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 raise UserValueError(f"size {size} in {dtype} does not fit into the memory of {target}") from error
             rows.append(_row(size, dtype, with_backward, timings, memory))
@@ -162,7 +162,8 @@ def _memory() -> float:
         return math.inf
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an exception says that memory ran out."""
     # On the CPU torch has no type for it.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
@@ -176,7 +177,12 @@ def _workload(operator: Operator, sizes: list[str] | None) -> tuple[list[Any], C
     return parsed, partial(benchmark_rois.candidates, operator)
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """Give the device of that name.
+
+    Raises:
+        UserValueError: There is none.
+    """
     if name not in ("cpu", "cuda"):
         raise UserValueError(f"device is {name!r}, but must be cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():

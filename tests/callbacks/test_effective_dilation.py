@@ -10,7 +10,9 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from torch import nn
 
+import segdcn.callbacks.effective_dilation as callbacks
 import segdcn.task
+from segdcn import offsets
 from segdcn.callbacks.effective_dilation import EffectiveDilationLog
 from segdcn.data import Shapes, shapes
 from segdcn.errors import UserValueError
@@ -117,6 +119,32 @@ def test_as_many_images_are_asked_as_wanted(root, tmp_path):
     names = {row[0] for row in callback.found.rows}
     sample = data.samples("val")[0]
     assert names == set(np.unique(np.asarray(Image.open(sample.labels))).tolist())
+
+
+@pytest.mark.parametrize("settings", [{}, {"eval_flip": True}])
+def test_the_pass_of_validation_is_listened_to_where_it_shows_the_whole_image(settings, root, tmp_path, monkeypatch):
+    """And a pass of its own, where views are combined, finds the same."""
+    asked = []
+    whole = callbacks.read_offsets
+    monkeypatch.setattr(callbacks, "read_offsets", lambda *given: asked.append(1) or whole(*given))
+    task, data = task_and_data(root, **settings)
+    layer = task.network.encoder[1]
+    nn.init.normal_(layer.offset_conv.weight, std=0.1)  # reads elsewhere in every image
+    callback = EffectiveDilationLog(images=2)
+    running = trainer(tmp_path, callback)
+    running.validate(task, data, verbose=False)
+    assert len(asked) == (2 if settings else 0)
+    assert not layer._forward_pre_hooks
+    expected = offsets.EffectiveDilation(background=0)
+    for sample in data.eval_dataset("val").samples[:2]:
+        item = data.eval_dataset("val")[data.samples("val").index(sample)]
+        image = data.val_dataloader().collate_fn([item])["image"]
+        fields = offsets.record(task.network.encoder, task.network, image)
+        labels, instances = (np.asarray(Image.open(path)) for path in (sample.labels, sample.instances))
+        expected.add(fields, labels, instances)
+    assert callback.found.rows == [(*row[:3], pytest.approx(row[3], rel=1e-5)) for row in expected.rows]
+    assert len({round(value, 3) for *_, (value,) in callback.found.rows}) > 2
+    assert callback.stopwatch.seconds > 0
 
 
 @pytest.mark.parametrize("images,task_settings", [(0, {}), (5, {"deform_layers": 0})])

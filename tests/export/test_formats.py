@@ -170,11 +170,14 @@ def test_a_missing_package_is_named_with_what_installs_it(tiny, describe, tmp_pa
         FORMATS["onnx"].write(tiny, describe(tiny), tmp_path / "a.onnx")
 
 
-def test_a_missing_compiler_is_said_before_anything_is_compiled(tiny, describe, tmp_path, monkeypatch):
+def test_a_missing_compiler_is_said_before_anything_is_compiled(tiny, describe, tmp_path):
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(MissingLibraryError, match="aoti needs a C.. compiler: install g.., or name one in CXX"):
+    # Not by monkeypatch, which would undo it by removing the setting.
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(MissingLibraryError, match="aoti needs a C.. compiler: install g.., or name one in CXX"),
+    ):
         FORMATS["aoti"].write(tiny, describe(tiny), tmp_path / "a.pt2")
 
 

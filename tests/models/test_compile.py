@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._inductor.config
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from segdcn.models import build_deeplab
@@ -39,11 +40,11 @@ def test_one_graph_for_every_batch_and_image_size(architecture, training, backen
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
-def test_the_code_generator_compiles_no_more_often_than_for_the_plain_network(training, monkeypatch):
+def test_the_code_generator_compiles_no_more_often_than_for_the_plain_network(training):
     """Inductor has conditions of its own, such as how many pixels a normalisation sums over."""
     # In this process: the pool of compiling processes may be closed under one by an earlier test.
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-    deformable, plain = (compilations("deeplabv3plus", training, "inductor", layers) for layers in (3, 0))
+    with torch._inductor.config.patch(compile_threads=1):
+        deformable, plain = (compilations("deeplabv3plus", training, "inductor", layers) for layers in (3, 0))
     assert all(a <= b for a, b in zip(deformable, plain, strict=True)), (deformable, plain)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torchvision
 from torch import nn
 
 from segdcn.errors import UserError, UserValueError
@@ -27,6 +28,25 @@ def test_fresh_deformable_layers_do_not_change_the_logits(architecture, encoder)
         expected, logits = plain(image), deformable(image)
     assert logits.shape == (2, 5, 64, 96)
     # Float32 sums in another order, through up to 50 layers.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_one_seed_gives_plain_and_deformable_networks_the_same_weights_logits_and_dropout():
+    """Which makes runs with and without deformable layers comparable, seed by seed."""
+    built = {}
+    for layers in (0, 3):
+        torch.manual_seed(3)
+        network = build(architecture="deeplabv3", deform_layers=layers, auxiliary_head=True)
+        built[layers] = (network.eval(), torch.rand(1))
+    (plain, drawn), (deformable, also_drawn) = built.values()
+    state = deformable.state_dict()
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(state[name], weight), name
+    assert torch.equal(drawn, also_drawn)
+    image = torch.randn(2, 3, 32, 64)
+    with torch.no_grad():
+        expected, logits = plain(image), deformable(image)
+    # Float32 sums in another order.
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -80,6 +100,45 @@ def test_the_dilation_of_the_last_stage_is_a_setting():
     assert network(torch.randn(1, 3, 64, 64)).shape == (1, 5, 64, 64)
 
 
+@pytest.mark.parametrize("output_stride,flags", [(16, [False, False, True]), (8, [False, True, True])])
+def test_gradual_dilation_is_torchvisions(output_stride, flags):
+    """The same features from the same weights, but for float32 sums in another order."""
+    torch.manual_seed(0)
+    ours = build_encoder("resnet50", None, output_stride, gradual_dilation=True).eval()
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=flags).eval()
+    theirs.fc, theirs.avgpool = nn.Identity(), nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = theirs(image)
+        allowed = 1e-5 * expected.abs().max()
+        assert (ours(image)[-1].flatten(1) - expected).abs().max() < allowed
+        abrupt = build_encoder("resnet50", None, output_stride).eval()
+        abrupt.load_state_dict(ours.state_dict())
+        assert (abrupt(image)[-1].flatten(1) - expected).abs().max() > 1e4 * allowed
+
+
+def test_a_dilation_that_is_given_is_that_of_the_whole_stage():
+    encoder = build_encoder("resnet50", None, 16, 6, gradual_dilation=True)
+    assert [block.conv2.dilation for block in encoder.layer4] == [(6, 6)] * 3
+
+
+def test_the_dilation_of_the_last_stage_is_that_of_deformable_layers_too():
+    """Table 3 with and without deformable layers: a fresh one reads where the dilated convolution reads."""
+    built = []
+    for layers in (0, 3):
+        torch.manual_seed(0)
+        built.append(build(architecture="deeplab", encoder="resnet50", deform_layers=layers, dilation=4).eval())
+    replaced = deformable_layers(built[1]).values()
+    for conv in [*replaced, *(layer.offset_conv for layer in replaced)]:
+        assert conv.dilation == conv.padding == (4, 4)
+    image = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        expected, logits = (network(image) for network in built)
+    # Float32 sums in another order.
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_version_one_has_no_modulation():
     layers = deformable_layers(build(modulated=False, offset_groups=4)).values()
     assert all(not layer.modulated and layer.offset_conv.out_channels == 2 * 4 * 9 for layer in layers)
@@ -100,7 +159,7 @@ def test_a_network_trains_in_channels_last_and_bfloat16():
     [
         ({"encoder": "resnet5"}, "did you mean resnet50"),
         ({"encoder": "mobilenet_v2"}, "encoder 'mobilenet_v2' is not one of resnet18"),
-        ({"encoder_weights": "imagnet"}, "not published for resnet18; use null or"),
+        ({"encoder_weights": "imagnet"}, "not published for resnet18; use null, a file or"),
         ({"architecture": "unet"}, "architecture 'unet' is not one of deeplab"),
         ({"output_stride": 4}, "output_stride is 4"),
         ({"output_stride": 32}, "must be 8 or 16 for deeplabv3plus"),

@@ -13,7 +13,8 @@ from collections import Counter
 import pytest
 
 from segdcn import cli
-from segdcn.sweep.trial import read_metric, trial_environment
+from segdcn.sweep.trial import trial_environment
+from segdcn.training_process import read_metric
 
 
 @pytest.fixture

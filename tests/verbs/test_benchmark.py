@@ -1,4 +1,5 @@
 import json
+import mmap
 import sys
 
 import pytest
@@ -112,6 +113,16 @@ def test_memory_is_what_a_call_needs_beyond_what_it_returns():
     measured = peak_memory(call, torch.device("cpu")) / 2**20
     assert 60 < measured < 72
     assert peak_memory(lambda: torch.ones(16 << 20), torch.device("cpu")) / 2**20 < 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_pages_of_files_that_come_back_are_no_need_of_a_call(tmp_path):
+    """As those of libraries do, after the system was short of memory."""
+    path = tmp_path / "library"
+    path.write_bytes(bytes(32 << 20))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        measured = peak_memory(lambda: torch.tensor(mapped[:: mmap.PAGESIZE].count(1)), torch.device("cpu"))
+    assert measured / 2**20 < 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

@@ -1,0 +1,1 @@
+"""Training one recipe in several variants, several seeds each, and telling the difference."""
