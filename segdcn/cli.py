@@ -33,7 +33,7 @@ class Verb(NamedTuple):
 
     function: str  # "module:function"; imported only when called. Its typed arguments become options.
     line: str  # for `segdcn --help`; the verb's own help is the function's docstring
-    positional: bool = False  # arguments without default are given without their name
+    positional: bool = False  # arguments without default need no name; they may have it
     rest: str = ""  # argument that takes what the verb does not know: options of fit
 
 
@@ -162,6 +162,8 @@ def _call(name: str, args: list[str]) -> int:
     )
     skip: set[str | int] = {verb.rest} if verb.rest else set()
     parser.add_function_arguments(function, as_positional=verb.positional, fail_untyped=True, skip=skip)
+    if not verb.rest:  # there, a name may be one of fit's options
+        _take_names(parser, args)
     lists = _spell_options(parser)
     for action in parser._actions:
         kind = getattr(action, "_typehint", None)
@@ -176,6 +178,16 @@ def _call(name: str, args: list[str]) -> int:
     with one_line_refusals(parser):
         settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
     return function(**settings.as_dict(), **({verb.rest: rest} if verb.rest else {})) or 0
+
+
+def _take_names(parser: ArgumentParser, args: Sequence[str]) -> None:
+    """Make options of the positional arguments that are given by their name."""
+    named = {arg.partition("=")[0] for arg in args}
+    for action in parser._actions:
+        option = f"--{action.dest}"
+        if not action.option_strings and option in named:
+            action.option_strings = [option]
+            parser._option_string_actions[option] = action
 
 
 def _spell_options(parser: ArgumentParser) -> set[str]:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import re
+import textwrap
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def refusal(message: str, known: Iterable[str]) -> str:
         return f"{match[1]} has no setting {match[2]!r}{near(match[2], _settings(match[1]))}"
     if match := re.search(r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'", message):
         return f"unknown key {match[1]}{near(match[1], known)}"
+    if match := re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", message):
+        return f"unknown key {match[1]}.{match[2]}{near(f'{match[1]}.{match[2]}', known)}"
     if match := re.search(r"given class_path '([\w.]+)':\s+the following arguments are required: (.*)", message):
         return f"{match[1]} needs {match[2]}; set it in its YAML or on the command line"
     if match := re.match(r"the following arguments are required: (.*)", message):
@@ -67,6 +70,14 @@ def refusal(message: str, known: Iterable[str]) -> str:
         return f"{match[1]}: {match[2]} cannot be read as YAML, or is not there"
     if match := re.search(r'Parser key "(\w+)":\s+- Expected a path but (.*?) either not accessible', message):
         return f"{match[1]}: {match[2]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
+    if match := re.search(r'Parser key "(\w+)":[\s\S]*?Problem with given class_path .*\n((?: {8}.*\n?)+)', message):
+        # Around it stands all that the class was given.
+        inner = textwrap.dedent(match[2])
+        return f"{match[1]}{'.' if inner.startswith('Parser key') else ': '}{refusal(inner, known)}"
+    if match := re.match(r'Parser key "(\w+)":[\s\S]*Not a valid subclass of', message):
+        return f"{match[1]}: expected class_path and init_args, and nothing beside them"
+    if match := re.match(r'Parser key "(\w+)":[\s\S]*Import path (\S+) does not correspond', message):
+        return f"{match[1]}: {match[2]} is no class of this kind"
     return _flat(message)
 
 

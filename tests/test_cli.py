@@ -94,6 +94,9 @@ def test_a_wrong_verb_or_option_is_one_line(args, line, capsys):
         ("--config nowhere.yaml", "nowhere.yaml"),
         ("--model nowhere.yaml", "model: nowhere.yaml cannot be read as YAML, or is not there"),
         ("--data nowhere.yaml", "data: nowhere.yaml is neither a file that can be read nor a class"),
+        ("--data bad_data.yaml", "data.scale_range: expected a tuple with 2 elements; got [1, 2, 3]"),
+        ("--data misplaced.yaml", "data: expected class_path and init_args, and nothing beside them"),
+        ("--data.std null", "data.std is null; expected a value"),
         ("--data os.system", "data: os.system is neither a file that can be read nor a class"),
         ("--data.root nowhere", "nowhere is not a folder"),
         ("--data.crop_size 33", "data.crop_size is [33, 33]"),
@@ -121,6 +124,9 @@ def test_a_wrong_verb_or_option_is_one_line(args, line, capsys):
 )
 def test_bad_input_to_fit_is_one_line_and_leaves_nothing_behind(run, tmp_path, rest, expected):
     (tmp_path / "bad.yaml").write_text("trainer: {max_epoch: 3}\n")
+    shapes = "class_path: segdcn.data.Shapes\ninit_args: {root: set, scale_range: [1, 2, 3]}\n"
+    (tmp_path / "bad_data.yaml").write_text(shapes)
+    (tmp_path / "misplaced.yaml").write_text(f"{shapes}seed: 1\n")
     (tmp_path / "bad_model.yaml").write_text("encoderr: resnet18\n")
     code, lines = run("fit", f"--wandb off --trainer.max_epochs 1 --trainer.accelerator cpu {rest}")
     assert code == cli.EXIT_USER_ERROR

@@ -7,7 +7,7 @@ classes and colours and lists its files; everything else is here.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import check_file, check_size, read_id_map, read_picture, write_id_map
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
+from segdcn.data.settings import check_settings, refuse_null
 from segdcn.data.transforms import EvalTransform, TrainTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserValueError
 
@@ -102,7 +103,8 @@ class SegmentationData(pl.LightningDataModule):
         cache: Decode what `fit` reads once, and then read crops: from `disk`, files that stay, or from
             `ram`, shared memory that the last process to use it frees. Takes 4 bytes a pixel; null
             decodes every time. The pixels are the same.
-        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn.
+        cache_dir: Folder for `cache: disk`; null is ~/.cache/segdcn. What no run has used for 90 days is
+            removed from it.
     """
 
     class_names: tuple[str, ...]
@@ -138,6 +140,7 @@ class SegmentationData(pl.LightningDataModule):
         cache: Kind | None = None,
         cache_dir: str | None = None,
     ) -> None:
+        refuse_null(locals())
         super().__init__()
         self.root = Path(root).expanduser()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
@@ -153,7 +156,7 @@ class SegmentationData(pl.LightningDataModule):
         self.cache, self.cache_dir = cache, cache_dir
         self.cached: SampleCache | None = None  # opened when `fit` is set up
         self._listed: dict[str, list[Sample]] = {}
-        self._check_settings()
+        check_settings(self)
         self._common = set(vars(self))
 
     # What a data set says about itself
@@ -339,7 +342,7 @@ class SegmentationData(pl.LightningDataModule):
         """
         if self.cache is not None and self.cached is None:
             parent = Path(self.cache_dir).expanduser() if self.cache_dir is not None else None
-            self.cached = SampleCache(self.cache, folder_name(self), parent)
+            self.cached = SampleCache(self.cache, folder_name(self), parent, self.resize)
         return self.cached
 
     def _read_by_fit(self) -> list[Sample]:
@@ -424,41 +427,3 @@ class SegmentationData(pl.LightningDataModule):
     def __getstate__(self) -> dict[str, Any]:
         # Workers that are not forked get a pickled copy; the trainer has no place in it.
         return {key: value for key, value in self.__dict__.items() if key != "trainer"} | {"trainer": None}
-
-    def _check_settings(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "size_divisor"):
-            if getattr(self, name) < 1:
-                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("num_workers", "seed"):
-            if getattr(self, name) < 0:
-                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("train_limit", "eval_limit"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
-        for name in ("flip_prob", "colour_jitter", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserValueError(f"data.{name} is {getattr(self, name)}; expected a number from 0 to 1")
-        if self.resize is not None and min(self.resize) < 1:
-            raise UserValueError(f"data.resize is {list(self.resize)}; expected [height, width] in pixels, or null")
-        if min(self.crop_size) < 1 or any(side % self.size_divisor for side in self.crop_size):
-            raise UserValueError(
-                f"data.crop_size is {list(self.crop_size)}; expected positive multiples of "
-                f"data.size_divisor = {self.size_divisor}, which the network takes"
-            )
-        smallest, largest = self.scale_range
-        if not 0 < smallest <= largest:
-            raise UserValueError(
-                f"data.scale_range is {[smallest, largest]}; expected [smallest, largest] with 0 < smallest <= largest"
-            )
-        if not 0 < self.cat_max_ratio <= 1:
-            raise UserValueError(
-                f"data.cat_max_ratio is {self.cat_max_ratio}; expected a share above 0 and up to 1, which is off"
-            )
-        if not 0 <= self.rotation <= 180:
-            raise UserValueError(f"data.rotation is {self.rotation}; expected degrees from 0 to 180")
-        if self.cache not in (None, *get_args(Kind)):
-            raise UserValueError(f"data.cache is {self.cache!r}; expected {', '.join(get_args(Kind))} or null")
-        if self.cache == "ram" and self.cache_dir is not None:
-            raise UserValueError("data.cache_dir is for data.cache disk; with ram the cache lies in shared memory")
-        if min(self.std) <= 0:
-            raise UserValueError(f"data.std is {self.std}; expected positive numbers")

@@ -9,9 +9,11 @@ there under its name is whole.
 import hashlib
 import inspect
 import json
+import math
 import mmap
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -38,6 +40,7 @@ Kind = Literal["ram", "disk"]
 FORMAT = 1  # raise when a file means something else than before
 HEAD = 512  # bytes before the pixels
 ABANDONED = 3600  # seconds after which a file that was begun will not be finished
+UNUSED = 90 * 24 * 3600  # seconds after which a folder on disk that no run has opened is removed
 # Of what is free: a run needs memory beside the cache, and a disk filled to the brim stops other programs.
 USABLE = {"ram": 0.8, "disk": 0.95}
 
@@ -57,26 +60,31 @@ class SampleCache:
     Args:
         kind: `disk`, or `ram`: in shared memory, until the last process that uses it ends.
         name: Of the folder, from `folder_name`.
-        parent: Where the folder is made; null is `default_parent(kind)`.
+        parent: Where the folder is made; null is `default_parent(kind)`. On disk, folders of other caches
+            there that no run has opened for 90 days are removed.
+        size: (height, width) of every sample when it is decoded; null is that of its picture.
 
     Raises:
         UserValueError: The folder cannot be made or written.
     """
 
-    def __init__(self, kind: Kind, name: str, parent: Path | None = None) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, name: str, parent: Path | None = None, size: tuple[int, int] | None = None) -> None:
+        self.kind, self.size = kind, size
         self.folder = (parent or default_parent(kind)) / name
         try:
             if kind == "ram":
                 self._hold = Hold(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
+            if kind == "disk":
+                os.utime(self.folder)  # it is in use
+                _remove_unused(self.folder.parent)
         except OSError as error:
             cure = "; set --data.cache_dir" if kind == "disk" else ""
             raise UserValueError(f"data.cache: {self.folder} cannot be written ({error.strerror}){cure}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"kind": self.kind, "folder": self.folder}
+        return {"kind": self.kind, "size": self.size, "folder": self.folder}
 
     def open(self, sample: "Sample") -> Decoded | None:
         """Map a sample's pixels; None if they are not here or its files have changed since."""
@@ -129,7 +137,7 @@ class SampleCache:
             for _ in pool.map(lambda sample: self._add(sample, decode), missing):
                 bar.advance(task)
 
-    def size(self) -> int:
+    def num_bytes(self) -> int:
         """Return the bytes of all entries."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
@@ -140,7 +148,7 @@ class SampleCache:
         ]
 
     def _check_space(self, missing: list["Sample"]) -> None:
-        needed = sum(HEAD + 4 * _num_pixels(sample) for sample in missing)
+        needed = sum(HEAD + 4 * (math.prod(self.size) if self.size else _num_pixels(sample)) for sample in missing)
         free = float(shutil.disk_usage(self.folder).free)
         if self.kind == "ram":
             free = min(free, available_memory())
@@ -212,6 +220,20 @@ def folder_name(data: "SegmentationData") -> str:
         except (TypeError, OSError):  # a class typed in at a prompt has no file
             digest.update(repr(part).encode())
     return f"{type(data).__name__}-{digest.hexdigest()[:16]}"
+
+
+def _remove_unused(parent: Path) -> None:
+    """Remove the folders of caches, and nothing else, that no run has opened for long."""
+    for folder in parent.iterdir():
+        try:
+            if (
+                re.fullmatch(r"\w+-[0-9a-f]{16}", folder.name)
+                and time.time() - folder.stat().st_mtime > UNUSED
+                and all(re.fullmatch(r"[0-9a-f]{32}|\w+\.part", entry.name) for entry in folder.iterdir())
+            ):
+                shutil.rmtree(folder)
+        except OSError:  # another user's, or being removed by another process
+            pass
 
 
 def _state_of_files(sample: "Sample") -> list[list[int]]:

@@ -12,7 +12,7 @@ SMALLEST, LARGEST = 0.1, 10.0
 
 
 def balanced_weights(data: SegmentationData, progress: Callable[[], None] = lambda: None) -> list[float]:
-    """Read every training label map once, at its own size, and balance the classes.
+    """Read every training label map once, at the size it is trained at, and balance the classes.
 
     Args:
         data: The data set; `train_limit` counts.
@@ -31,7 +31,7 @@ def balanced_weights(data: SegmentationData, progress: Callable[[], None] = lamb
     def count(sample: Sample) -> np.ndarray:
         labels = data.read_labels(sample)
         data.check_labels(labels, sample.labels)
-        return np.bincount(labels.ravel(), minlength=256)[: data.num_classes]
+        return np.bincount(data.resized(labels.astype(np.uint8)).ravel(), minlength=256)[: data.num_classes]
 
     # Threads: decoding a PNG leaves Python's lock alone.
     with ThreadPoolExecutor(max(1, data.num_workers)) as pool:

@@ -1,14 +1,14 @@
 """From a data YAML to its data set, for verbs that are not training."""
 
 import importlib
-import inspect
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segdcn.data.base import SegmentationData
-from segdcn.errors import MissingFileError, UserValueError
+from segdcn.errors import MissingFileError, UserError, UserValueError
+from segdcn.refusals import one_line_refusals
 
 
 def load_data(description: str, settings: dict[str, Any] | None = None, **overrides: Any) -> SegmentationData:
@@ -47,13 +47,22 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
         raise UserValueError(
             f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"
         )
+    if unknown := sorted(map(str, content.keys() - {"class_path", "init_args"})):
+        raise UserValueError(f"{path} has {unknown[0]} beside class_path and init_args; settings go below init_args")
     kind = _data_class(content["class_path"], path)
-    init_args = {**init_args, **settings}
+
+    # Imported here: half a second that reading pictures need not take.
+    from jsonargparse import ArgumentParser
+
+    # As `fit` does it, so that both take and refuse the same values.
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "data", fail_untyped=False)
     try:
-        inspect.signature(kind).bind(**init_args)
-        return kind(**init_args)
-    except TypeError as error:
+        with one_line_refusals(parser):
+            checked = parser.parse_object({"data": {**init_args, **settings}})
+    except UserError as error:
         raise UserValueError(f"{path}: {error}") from error
+    return kind(**checked.data.as_dict())
 
 
 def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
@@ -62,6 +71,8 @@ def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserValueError(f"{path}: class_path is {class_path!r}, which cannot be imported ({error})") from error
-    if not (isinstance(kind, type) and issubclass(kind, SegmentationData)):
-        raise UserValueError(f"{path}: class_path is {class_path!r}, which is no SegmentationData")
+    if not (isinstance(kind, type) and issubclass(kind, SegmentationData)) or kind is SegmentationData:
+        raise UserValueError(
+            f"{path}: class_path is {class_path!r}; expected the class of a data set, such as segdcn.data.Folder"
+        )
     return kind

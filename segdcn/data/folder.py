@@ -10,6 +10,7 @@ from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.files import read_id_map, read_picture
 from segdcn.data.lists import join_below, read_list
 from segdcn.data.loading import IGNORE_INDEX
+from segdcn.data.settings import refuse_null
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
 
@@ -134,12 +135,18 @@ class Folder(SegmentationData):
     def _check_description(self) -> None:
         if not 1 <= self.num_classes <= 255:
             raise UserValueError(f"data.classes names {self.num_classes} classes; expected 1 to 255")
+        for given in self.class_names:
+            if not isinstance(given, str):  # YAML reads yes, off and 1 as something else
+                raise UserValueError(f"data.classes names {given!r}; expected text (put it in quotation marks)")
+        refuse_null({"images": self.images, "labels": self.labels, "label_format": self.label_format})
         for name in ("images", "labels"):
             pattern = getattr(self, name)
             if "{name}" not in pattern or _fields(pattern) - {"name", "split"}:
                 raise UserValueError(
                     f"data.{name} is {pattern!r}; expected a path with {{name}} and perhaps {{split}} in it"
                 )
+        if self.label_format not in ("ids", "colours"):
+            raise UserValueError(f"data.label_format is {self.label_format!r}; expected ids or colours")
         if self.lists is not None and _fields(self.lists) != {"split"}:
             raise UserValueError(f"data.lists is {self.lists!r}; expected a path with {{split}} in it, or null")
         if self.label_format == "colours" and self.id_map is not None:

@@ -18,13 +18,13 @@ LONGER_SIDE = 480  # pixels of a tile; a page of four columns shows it about 300
 REGION, BORDER = 120, 255  # opacities, of 255
 HATCH = (90, 90, 90, 150)  # RGBA of the lines over ignored pixels
 NAMED_SHARE = 0.02  # of a tile; regions of smaller classes get no name written in
-LETTER, SHOWN = 6.6, 300  # widths in pixels of a letter and a tile, to keep names apart
+LETTER, SHOWN = 6.6, 260  # widths in pixels of a letter, and of a tile at the least, to keep names apart
 
 STYLE = """
 body{margin:0;background:#eceff1;color:#1c2429;font:14px/1.4 system-ui,sans-serif}
 header{position:sticky;top:0;z-index:1;background:#fff;padding:12px 20px;box-shadow:0 1px 4px #0003}
 h1{font-size:18px;margin:0}p{margin:2px 0 8px;color:#546e7a}label{color:#546e7a}input{vertical-align:middle}
-main{display:grid;gap:16px;padding:20px;align-items:start}
+main{display:grid;gap:16px;padding:20px;align-items:start;overflow-x:auto}
 figure{margin:0;background:#fff;border-radius:6px;overflow:hidden;box-shadow:0 1px 3px #0002}
 .picture,.labels{position:relative}.labels{position:absolute;inset:0;opacity:var(--labels,1)}
 .picture:hover .labels{opacity:0}img{display:block;width:100%;height:100%}
@@ -115,10 +115,10 @@ def contact_sheet(title: str, subtitle: str, tiles: Sequence[Tile], columns: int
     fade = "document.documentElement.style.setProperty('--labels',this.value/100)"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
-<body><header><h1>{escape(title)}</h1><p>{escape(subtitle)}.
-<label>Labels <input type="range" min="0" max="100" value="100" oninput="{fade}"></label></p>
+<body><header><h1>{escape(title)}</h1><p>{escape(subtitle)}.</p>
+<p><label>Labels <input type="range" min="0" max="100" value="100" oninput="{fade}"></label></p>
 <div>{legend}{_chip(IGNORE_INDEX, "ignored", classes)}</div></header>
-<main style="grid-template-columns:repeat({columns},minmax(0,1fr))">
+<main style="grid-template-columns:repeat({columns},minmax({SHOWN}px,1fr))">
 {"".join(_figure(tile, classes) for tile in tiles)}</main></body></html>
 """
 

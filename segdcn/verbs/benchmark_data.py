@@ -81,10 +81,10 @@ def benchmark_data(
         filled = {}
         for kind in dict.fromkeys(caches):
             task = bar.add_task(f"filling the cache: {kind}", total=None)
-            sources[kind].cached = cache = _cache(kind, cache_dir, stack)
+            sources[kind].cached = cache = _cache(kind, cache_dir, plain.resize, stack)
             start = time.perf_counter()
             cache.fill(used, plain.decode, threads=max(1, plain.num_workers), quiet=True)
-            filled[kind] = (time.perf_counter() - start, cache.size())
+            filled[kind] = (time.perf_counter() - start, cache.num_bytes())
             bar.remove_task(task)
         per_round = -(-samples // plain.batch_size) * plain.batch_size
         task = bar.add_task("timing", total=(rounds + 1) * len(sources))
@@ -101,10 +101,10 @@ def benchmark_data(
         Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
 
 
-def _cache(kind: Kind, cache_dir: str | None, stack: ExitStack) -> SampleCache:
+def _cache(kind: Kind, cache_dir: str | None, size: tuple[int, int] | None, stack: ExitStack) -> SampleCache:
     """Make an empty cache that goes with the stack."""
     parent = Path(cache_dir).expanduser() if kind == "disk" and cache_dir is not None else None
-    cache = SampleCache(kind, f"benchmark-{os.getpid()}", parent)
+    cache = SampleCache(kind, f"benchmark-{os.getpid()}", parent, size)
     stack.callback(shutil.rmtree, cache.folder, ignore_errors=True)
     return cache
 

@@ -61,7 +61,7 @@ def data_browse(
     path.write_text(
         contact_sheet(
             title=f"{type(described).__name__}: {shown} of the {total} images of {described.train_split}",
-            subtitle=_augmentation(described) if views else "As stored",
+            subtitle=_augmentation(described) if views else _unchanged(described).capitalize(),
             tiles=tiles,
             columns=views + 1 if views else min(4, shown),
             classes=Classes(described.class_names, described.palette),
@@ -95,9 +95,22 @@ def _tiles(data: SegmentationData, count: int, views: int) -> tuple[list[Any], i
 
 
 def _augmentation(data: SegmentationData) -> str:
+    """Say what the settings do to a picture; what is off is left out."""
     height, width = data.crop_size
     smallest, largest = data.scale_range
-    return (
-        f"Left: as stored. Beside it: crops of {height} x {width}, scaled by {smallest:g} to {largest:g}, mirrored "
-        f"with probability {data.flip_prob:g}, colour jitter {data.colour_jitter:g}"
-    )
+    parts = [f"crops of {height} x {width}", f"scaled by {smallest:g} to {largest:g}"]
+    if data.cat_max_ratio < 1:
+        parts.append(f"at most {data.cat_max_ratio:g} of one class where 10 tries find it")
+    if data.rotation:
+        parts.append(f"turned by up to {data.rotation:g} degrees")
+    if data.flip_prob:
+        parts.append(f"mirrored with probability {data.flip_prob:g}")
+    if data.colour_jitter:
+        parts.append(f"colour jitter {data.colour_jitter:g}")
+    if data.blur:
+        parts.append(f"blurred with probability {data.blur:g}")
+    return f"Left: {_unchanged(data)}. Beside it: {', '.join(parts)}"
+
+
+def _unchanged(data: SegmentationData) -> str:
+    return "as stored" if data.resize is None else f"as read, at {data.resize[0]} x {data.resize[1]}"

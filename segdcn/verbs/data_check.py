@@ -20,7 +20,7 @@ def data_check(
     data: str,
     root: str | None = None,
     splits: list[str] | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     show: int = 10,
     settings: dict[str, Any] | None = None,
     json: str | None = None,
@@ -41,7 +41,7 @@ def data_check(
         root: Folder of the data set, if it is not the YAML's.
         splits: Splits to read, such as [train,val]; null reads those for training, validation and
             test. No two of them should share an image.
-        num_workers: Processes that read; 0 reads in one.
+        num_workers: Processes that read; 0 reads in one, null is the YAML's number.
         show: How many problems of each kind to print; the file of --json has all.
         settings: Settings of the data set that win over the YAML's, such as --settings.val_split test.
         json: Also write problems and shares to this file.
@@ -98,7 +98,7 @@ def summary(data: SegmentationData, report: Report) -> dict[str, Any]:
 
 
 def _shares_table(data: SegmentationData, report: Report) -> Table:
-    table = Table(title="share of each class in the pixels")
+    table = Table(title="share of each class, of all pixels")
     table.add_column("class")
     for split, count in report.num_samples.items():
         table.add_column(f"{split} ({count} images)", justify="right")

@@ -18,7 +18,7 @@ def data_stats(
     data: str,
     root: str | None = None,
     split: str | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     settings: dict[str, Any] | None = None,
     json: str | None = None,
 ) -> None:
@@ -36,7 +36,7 @@ def data_stats(
         data: YAML of the data set, such as configs/data/voc.yaml.
         root: Folder of the data set, if it is not the YAML's.
         split: Split to read; null reads the one for training.
-        num_workers: Processes that read; 0 reads in one. The numbers stay the same.
+        num_workers: Processes that read; 0 reads in one, null is the YAML's number. The numbers stay the same.
         settings: Settings of the data set that win over the YAML's, such as --settings.train_split trainval.
         json: Also write the numbers to this file.
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.data.files import read_id_map
+from segdcn.data.lists import read_list
 from segdcn.errors import InvalidDataError, MissingFileError
 from segdcn.metrics import Evaluation
 from segdcn.metrics.evaluation import numbers
@@ -38,7 +39,7 @@ def evaluate(
     a miss.
 
     Example:
-        segdcn evaluate predictions VOC2012/SegmentationClass configs/data/voc.yaml
+        segdcn evaluate predictions VOC2012/SegmentationClass --data configs/data/voc.yaml
 
     Args:
         predictions: Folder of label PNGs.
@@ -129,10 +130,7 @@ def _named(truths: dict[str, Path], names: Path) -> dict[str, Path]:
     """Keep the ground truths that a list names."""
     if not names.is_file():
         raise MissingFileError(f"names {names} does not exist; expected a text file with one name a line")
-    try:
-        wanted = names.read_text().split()
-    except UnicodeDecodeError:
-        raise InvalidDataError(f"names {names} is no text file; expected one name a line") from None
+    wanted = [name for _, name in read_list(names)]
     if not wanted:
         raise InvalidDataError(f"names {names} holds no names")
     if unknown := [name for name in wanted if name not in truths]:

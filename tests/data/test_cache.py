@@ -246,6 +246,35 @@ def test_too_little_room_is_refused_with_need_and_have(tiny_voc, kind, monkeypat
     assert not entries(data)
 
 
+def test_room_is_asked_for_at_the_size_that_is_kept(tiny_voc, kind, monkeypatch):
+    """A picture of 4 MB, kept as 16x16 pixels."""
+    Image.new("RGB", (1000, 1000)).save(tiny_voc / "JPEGImages" / "a.jpg")
+    Image.new("L", (1000, 1000)).save(tiny_voc / "SegmentationClass" / "a.png")
+    usage = shutil.disk_usage(tiny_voc)
+    monkeypatch.setattr(cache_module, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    data = voc(tiny_voc, kind, resize=(16, 16))
+    assert [path.stat().st_size for path in entries(data)] == [HEAD + 4 * 256] * 3
+
+
+def test_caches_on_disk_that_nobody_has_opened_for_long_are_removed_and_nothing_else(tiny_voc, tmp_path):
+    """A folder with somebody's file in it stays, and so does one of another name."""
+    places = {name: tmp_path / "disk" / name for name in ("VOC-" + "0" * 16, "VOC-" + "1" * 16, "VOC-" + "2" * 16, "x")}
+    old, new, foreign, other = places.values()
+    for place in places.values():
+        place.mkdir(parents=True)
+        (place / ("f" * 32)).touch()
+    (foreign / "thesis.txt").touch()
+    for place in (old, foreign, other):
+        os.utime(place, (0, 0))
+    data = voc(tiny_voc, "disk", cache_dir=str(tmp_path / "disk"))
+    assert not old.exists() and new.is_dir() and foreign.is_dir() and other.is_dir()
+    os.utime(data.cached.folder, (0, 0))
+    again = voc(tiny_voc, "disk", cache_dir=str(tmp_path / "disk"))  # opening it is using it
+    voc(tiny_voc, "disk", cache_dir=str(tmp_path / "disk"), resize=(9, 9))
+    assert len(entries(again)) == 3
+
+
 def test_a_damaged_file_is_named_while_the_cache_is_filled(tiny_voc, kind):
     (tiny_voc / "JPEGImages/b.jpg").write_bytes(b"no picture")
     with pytest.raises(InvalidDataError, match=r"b\.jpg cannot be read as a picture"):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segdcn import cli
 from segdcn.data import Folder
+from segdcn.data.class_weights import balanced_weights
 from segdcn.data.stats import measure
 from segdcn.task import SegmentationTask
 
@@ -44,6 +45,13 @@ def test_colours_and_classes_are_counted_over_all_pixels(root, num_workers):
     # Pixels with a class in the images that hold it: 8 + 4, 8, 4.
     assert stats.frequencies.tolist() == pytest.approx([7 / 12, 4 / 8, 1 / 4, 0])
     assert stats.weights == pytest.approx([0.5 / (7 / 12), 1, 2, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("resize", [None, (1, 2)])
+def test_the_weights_are_those_that_training_computes(root, resize):
+    """Also where pictures and labels are read at another size."""
+    data = Folder(str(root), CLASSES, images="images/{split}/{name}.png", num_workers=0, resize=resize)
+    assert measure(data, "train").weights == balanced_weights(data)
 
 
 def test_the_verb_prints_a_line_that_the_model_takes(root, capsys):

@@ -47,6 +47,18 @@ def test_a_page_holds_stored_and_augmented_pictures_and_asks_for_no_other_file(d
         assert title in page
 
 
+def test_the_page_says_what_was_done_to_the_pictures_and_nothing_else(data, tmp_path):
+    settings = ["flip_prob=0", "rotation=20", "blur=0.5", "cat_max_ratio=0.75", "resize=[40,44]", "scale_range=[1,2]"]
+    flags = [f"--settings.{setting}" for setting in settings]
+    assert browse(data, tmp_path / "page.html", "--count=1", "--views=1", *flags) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "Left: as read, at 40 x 44. Beside it: crops of 32 x 32, scaled by 1 to 2, at most 0.75 of one class where 10 "
+        "tries find it, turned by up to 20 degrees, blurred with probability 0.5."
+    ) in page
+    assert "train_00000, 40 x 44" in page
+
+
 def test_other_splits_and_stored_pictures_alone(data, tmp_path):
     assert browse(data, tmp_path / "page.html", "--split", "val", "--views", "0") == 0
     page = (tmp_path / "page.html").read_text()
@@ -103,6 +115,7 @@ def test_names_are_written_in_and_escaped():
     labels[10:30, 10:50] = 1
     tile = Tile("<name>", np.zeros((40, 60, 3), np.uint8), labels)
     page = contact_sheet("title", "subtitle", [tile], 1, CLASSES)
+    assert "repeat(1,minmax(260px,1fr))" in page  # narrower, names would lie over one another
     assert "&lt;name&gt;" in page and "<name>" not in page
     assert re.search(r'<b style="left:\d+\.\d%;top:\d+\.\d%">a &lt;b&gt;</b>', page)
     assert "background 66.7%" in page and "a &lt;b&gt; 33.3%" in page

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segdcn import cli
 from segdcn.data import shapes
+from segdcn.data.check import Report
 
 
 def case(kind, name):
@@ -61,6 +62,18 @@ def test_every_problem_is_a_line_and_counted_whatever_reads(tmp_path, capsys):
         "message": lines[lines.index("files that cannot be read: 2") + 1].strip(),
     }
     assert check(capsys, data, "--num_workers", "2")[1][-12:] == lines[-12:]
+
+
+def test_files_are_read_by_as_many_processes_as_the_yaml_says(tmp_path, monkeypatch):
+    data = make(case("as it should be", "spaces"), tmp_path)
+    data.write_text(data.read_text().replace("num_workers: 0", "num_workers: 3"))
+    seen = []
+    monkeypatch.setattr(
+        "segdcn.verbs.data_check.check", lambda data, *_, **__: seen.append(data.num_workers) or Report()
+    )
+    for flags in ([], ["--num_workers=1"]):
+        assert cli.main(["data", "check", str(data), *flags]) == 0
+    assert seen == [3, 1]
 
 
 def test_long_lists_are_capped_and_complete_in_the_file(tmp_path, capsys):

@@ -158,6 +158,28 @@ def test_a_list_says_which_ground_truths_count(tiny, tmp_path, capsys):
         assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_list_is_read_as_those_of_data_sets_are(tiny, tmp_path, ends):
+    """Names with spaces, any line ends, a byte order mark."""
+    truth, guess, config = tiny
+    for folder in (truth, guess):
+        (folder / "a.png").rename(folder / "a b.png")
+    (tmp_path / "names.txt").write_bytes(ends.join(["a b", "sub/b", ""]).encode("utf-8-sig"))
+    names = ["--names", str(tmp_path / "names.txt"), "--detail=false"]
+    assert evaluate(guess, truth, config, tmp_path / "report.json", *names)["images"] == 2
+
+
+@pytest.mark.parametrize("spelling", [["--data", "{}"], ["--data={}"]])
+def test_the_description_may_be_given_by_its_name_wherever(tiny, spelling, capsys):
+    truth, guess, config = tiny
+    named = [part.format(config) for part in spelling]
+    folders = [str(guess), str(truth)]
+    for arguments in ([*folders, *named], [*named, *folders], [folders[0], *named, folders[1]]):
+        assert cli.main(["evaluate", *arguments, "--detail=false"]) == 0
+    assert cli.main(["evaluate", *folders, "--detail=false"]) == 2
+    assert "missing: --data" in capsys.readouterr().err
+
+
 def test_equal_maps_score_one_and_predicting_no_class_is_a_miss(tiny, tmp_path):
     truth, guess, config = tiny
     assert evaluate(guess, truth, config, tmp_path / "report.json")["mIoU"] == 1.0
@@ -199,7 +221,7 @@ def test_a_value_that_is_no_class_is_one_line(stored_as, tmp_path, capsys):
 def test_what_is_wrong_with_the_description_is_one_line(tiny, tmp_path, capsys):
     truth, guess, config = tiny
     for text, message in {
-        "class_path: os.system": "no SegmentationData",
+        "class_path: os.system": "expected the class of a data set",
         "class_path: segdcn.data.Foldr": "cannot be imported",
         "[1, 2]": "describes no data set",
         "class_path: segdcn.data.VOC\ninit_args: {clases: 1}": "clases",
