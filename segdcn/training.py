@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segdcn import __version__
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from segdcn.callbacks.divergence import Divergence
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.effective_dilation import EffectiveDilationLog
 from segdcn.callbacks.next_epoch import NextEpoch
@@ -38,7 +39,7 @@ from segdcn.checkpoint_io import SafeCheckpointIO
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
-from segdcn.errors import Stopped, UserError, UserValueError
+from segdcn.errors import Diverged, Stopped, UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
@@ -159,6 +160,7 @@ class SegmentationCLI(LightningCLI):
             help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
         )
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Divergence, "divergence")
         parser.add_lightning_class_args(OffsetHealth, "offset_health")
         parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
         for name, plain in LINKS.items():
@@ -402,6 +404,8 @@ class SegmentationCLI(LightningCLI):
         except Stopped as stopped:
             stopped.advice = self._how_to_go_on()
             raise
+        except Diverged as error:
+            raise Diverged(f"{error}{self._how_to_go_on()}") from error
         except UserError:
             raise
         except Exception as error:

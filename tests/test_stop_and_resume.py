@@ -150,3 +150,13 @@ def test_a_second_ctrl_c_stops_at_once(workplace, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(SegmentationTask, "training_step", twice)
     assert fit("--name=stopped") == 130
     assert "nothing was saved" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_ends_in_one_line(workplace, tmp_path, monkeypatch, capsys):
+    for file in ("base.yaml", "shapes.yaml", "model.yaml"):
+        shutil.copy(workplace / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert fit("--name=lost", "--model.lr=1e30") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nothing was saved" in error
+    assert "the loss is infinite or NaN at step 2" in error and "learning rate 8.49e+29" in error
