@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segdcn import __version__
+from segdcn import __version__, class_paths
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.divergence import Divergence
@@ -117,6 +117,7 @@ class SegmentationCLI(LightningCLI):
         self.line = CommandLine(self.args)
         self.verb = self.args[0]
         settings = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": HelpFormatter}
+        class_paths.restrict_parser()
         # A checkpoint keeps what the task was given, so LightningCLI need not add its own record.
         super().__init__(
             SegmentationTask,

@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
 # What each part may import, and itself; cli.py may import all.
 ALLOWED = {
     "errors": set(),
+    "class_paths": {"errors"},
     "ops": {"errors"},
     "layers": {"errors", "ops"},
     "models": {"errors", "layers"},
-    "data": {"errors"},
+    "data": {"errors", "class_paths"},
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
@@ -33,15 +34,15 @@ ALLOWED = {
     "loggers": {"errors"},
     "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics"},
-    "refusals": {"errors"},
+    "refusals": {"errors", "class_paths"},
     "help": set(),
     "command_line": set(),
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "__version__"),
+        *("command_line", "fitting", "__version__", "class_paths"),
     },
-    "sweep": {"errors", "refusals", "loggers", "pictures"},
+    "sweep": {"errors", "class_paths", "refusals", "loggers", "pictures"},
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
         *("timing", "sweep", "predictor", "export"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from segdcn import class_paths
 from segdcn.data.base import SegmentationData
 from segdcn.errors import MissingFileError, UserValueError
 
@@ -57,6 +58,8 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
 
 
 def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
+    if not class_paths.is_allowed(class_path):
+        raise UserValueError(f"{path}: {class_paths.refusal(class_path)}")
     module, _, name = class_path.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
