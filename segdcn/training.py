@@ -344,6 +344,8 @@ class SegmentationCLI(LightningCLI):
             # Other processes write nothing, and ModelCheckpoint takes rank 0's folder for all.
             self.run = self.run or Run(self.settings.runs_dir / self.settings.name)
             return
+        for part in self.run.checkpoints.glob("*.part") if self.run else ():
+            part.unlink()  # a kill in the middle of writing leaves one, which nobody reads
         self.run = self.run or create_run(self.settings.runs_dir, self.settings.name, label)
         head = f"# segdcn {__version__}: segdcn {shlex.join(self.args)}\n"
         self.run.next_config().write_text(head + self._dump())

@@ -98,7 +98,10 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_it_had_not_stopped(
     error = capsys.readouterr().err
     assert f"stopped by {signum.name}" in error and "--ckpt_path last --name stopped" in error
     workers = "--data.num_workers=2" if moment.endswith("first epoch") else "--data.num_workers=0"
+    (checkpoints,) = tmp_path.glob("runs/stopped/*/checkpoints")
+    (checkpoints / "best.ckpt.part").touch()  # what a kill in the middle of writing leaves
     assert fit("--name=stopped", "--ckpt_path=last", workers) == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
     same(result(tmp_path, "stopped"), unbroken)
 
 
