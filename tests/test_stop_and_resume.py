@@ -138,6 +138,19 @@ def test_a_run_by_recipe_goes_on_as_if_it_had_not_stopped(moment, workplace, unb
     same(result(tmp_path, "stopped"), unbroken_recipe)
 
 
+def test_under_slurm_a_signal_ahead_of_the_end_saves_where_last_looks(workplace, tmp_path, monkeypatch, capsys):
+    for file in ("base.yaml", "shapes.yaml", "model.yaml"):
+        shutil.copy(workplace / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    variables = {"JOB_ID": 1234, "JOB_NAME": "train", "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    stop_in(monkeypatch, "training_step", 2, signal.SIGUSR1)
+    assert fit("--name=stopped") == 128 + signal.SIGUSR1
+    assert [path.name for path in tmp_path.glob("runs/stopped/*/checkpoints/*")] == ["last.ckpt"]
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+
 def test_a_second_ctrl_c_stops_at_once(workplace, tmp_path, monkeypatch, capsys):
     for file in ("base.yaml", "shapes.yaml", "model.yaml"):
         shutil.copy(workplace / file, tmp_path)
