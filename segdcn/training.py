@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -39,7 +40,7 @@ from segdcn.checkpoint_io import SafeCheckpointIO
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
-from segdcn.errors import Diverged, Stopped, UserError, UserValueError
+from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbMode, is_first_process, new_wandb_id, wandb_logger
@@ -55,6 +56,14 @@ LINKS: dict[str, Callable[[Any], Any]] = {
     "palette": lambda palette: [list(colour) for colour in palette],
     "mean": list,
     "std": list,
+}
+
+# Callbacks with settings of their own.
+CALLBACKS: dict[str, type[Callback]] = {
+    "pictures": Pictures,
+    "divergence": Divergence,
+    "offset_health": OffsetHealth,
+    "effective_dilation": EffectiveDilationLog,
 }
 
 # The model's settings that also count when nothing is trained.
@@ -160,10 +169,8 @@ class SegmentationCLI(LightningCLI):
             default=None,
             help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
         )
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Divergence, "divergence")
-        parser.add_lightning_class_args(OffsetHealth, "offset_health")
-        parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
+        for group, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, group)
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 
@@ -181,9 +188,15 @@ class SegmentationCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and fill in the run's name."""
+        self.line.check_files()
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
+        for group in ("trainer", "model", *CALLBACKS):
+            if not isinstance(self.settings[group], Namespace):
+                raise UserValueError(f"{group} is {self.settings[group]!r}; expected settings by name, {{key: value}}")
+        if linked := sorted(self.line.model_keys_in_files() & LINKS.keys()):
+            raise UserValueError(f"model.{linked[0]} cannot be set: it is taken from the data")
         for line in self.line.overruled():
             _say(line)
         self.settings.name = self.settings.name or _default_name(self.settings)
@@ -236,7 +249,11 @@ class SegmentationCLI(LightningCLI):
             matters = (self.verb == "fit" and not computed) or key in NETWORK_KEYS
             if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
-        self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
+        try:
+            with one_line_refusals(self._parser(self.verb)):
+                self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
+        except UserError as error:
+            raise InvalidDataError(f"{path} holds settings that cannot be: {error}") from error
 
     # Building
 

@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
 # What each part may import, and itself; cli.py may import all.
 ALLOWED = {
     "errors": set(),
+    "yaml_files": {"errors"},
     "class_paths": {"errors"},
     "ops": {"errors"},
     "layers": {"errors", "ops"},
     "models": {"errors", "layers"},
-    "data": {"errors", "class_paths"},
+    "data": {"errors", "class_paths", "refusals", "yaml_files"},
     "metrics": {"errors", "losses"},
     "losses": {"errors"},
     "optim": {"errors"},
@@ -36,16 +37,16 @@ ALLOWED = {
     "summary": {"errors", "metrics"},
     "refusals": {"errors", "class_paths"},
     "help": set(),
-    "command_line": set(),
+    "command_line": {"yaml_files"},
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
         *("command_line", "fitting", "__version__", "class_paths"),
     },
-    "sweep": {"errors", "class_paths", "refusals", "loggers", "pictures"},
+    "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures"},
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export"),
+        *("timing", "sweep", "predictor", "export", "yaml_files"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

@@ -1,15 +1,16 @@
 """From a data YAML to its data set, for verbs that are not training."""
 
 import importlib
-import inspect
 from pathlib import Path
 from typing import Any
 
-import yaml
+import jsonargparse
 
 from segdcn import class_paths
 from segdcn.data.base import SegmentationData
-from segdcn.errors import MissingFileError, UserValueError
+from segdcn.errors import MissingFileError, UserError, UserValueError
+from segdcn.refusals import one_line_refusals
+from segdcn.yaml_files import read_yaml
 
 
 def load_data(description: str, settings: dict[str, Any] | None = None, **overrides: Any) -> SegmentationData:
@@ -27,10 +28,7 @@ def load_data(description: str, settings: dict[str, Any] | None = None, **overri
     path = Path(description)
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; expected a YAML such as configs/data/voc.yaml")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     given = {name: value for name, value in overrides.items() if value is not None}
     return build_data(content, path, {**(settings or {}), **given})
 
@@ -50,11 +48,16 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
         )
     kind = _data_class(content["class_path"], path)
     init_args = {**init_args, **settings}
+    # As the parser of `fit` does it: types are checked, and lists become tuples.
+    class_paths.restrict_parser()
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
     try:
-        inspect.signature(kind).bind(**init_args)
-        return kind(**init_args)
-    except TypeError as error:
+        with one_line_refusals(parser):
+            checked = parser.parse_object(init_args).as_dict()
+    except UserError as error:
         raise UserValueError(f"{path}: {error}") from error
+    return kind(**checked)
 
 
 def _data_class(class_path: str, path: Path) -> type[SegmentationData]:

@@ -66,8 +66,8 @@ def attempt(mutation: Mutation, template: Path, folder: Path, seed: str, limit: 
     problem = judge(mutation, code, *said, new=sorted(_files(folder) - before))
     for path in (folder, output, error, line):
         _remove(path)
-    lines = said[1].strip().splitlines() or said[0].strip().splitlines() or [""]
-    return Outcome(problem and f"{problem}: segdcn {shlex.join(arguments)[:300]}", lines[-1], seconds)
+    lines = said[1].strip().splitlines() or said[0].strip().splitlines()[-1:]
+    return Outcome(problem and f"{problem}: segdcn {shlex.join(arguments)[:300]}", " | ".join(lines), seconds)
 
 
 def judge(mutation: Mutation, code: int | None, output: str, error: str, new: list[str]) -> str:
@@ -83,7 +83,8 @@ def judge(mutation: Mutation, code: int | None, output: str, error: str, new: li
     if code not in (1, 2):
         return f"exit code {code}"
     lines = error.splitlines()
-    if code == 2 and (len(lines) != 1 or not lines[0].startswith("segdcn: error: ")):
+    warned = [line for line in lines if line.startswith("segdcn: ") and not line.startswith("segdcn: error: ")]
+    if code == 2 and (len(lines) != len(warned) + 1 or not lines[-1].startswith("segdcn: error: ")):
         return f"{len(lines)} lines instead of one"
     if code == 1 and (error or not mutation.listed):
         return "exit code 1"
