@@ -3,7 +3,8 @@
 Exit codes: 0 done; 1 the verb found problems and listed them (`doctor`); 2 the user's error,
 in one line; 70 an error of ours, in one line that names the file with the traceback; 130
 stopped by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1 (128 and the signal's number). `--debug`
-anywhere on the line shows tracebacks and hides no warning.
+anywhere on the line shows tracebacks and hides no warning; `--allow_classes my_package` lets
+configurations name classes of that package too.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segdcn import __version__
+from segdcn import __version__, class_paths
 from segdcn.errors import Stopped, UserError
 from segdcn.refusals import near, one_line_refusals
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     _show_messages()
     try:
-        return _run_verb(args, debug)
+        return _run_verb(class_paths.take_option(args), debug)
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
@@ -153,6 +154,7 @@ def _call(name: str, args: list[str]) -> int:
 
     from segdcn.help import HelpFormatter
 
+    class_paths.restrict_parser()
     parser = jsonargparse.ArgumentParser(
         prog=f"segdcn {name}",
         description=_without_sections(inspect.getdoc(function) or ""),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from segdcn.yaml_files import parse_yaml, read_yaml
 
 
 class CommandLine:
@@ -19,6 +19,21 @@ class CommandLine:
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = list(args)
+
+    def check_files(self) -> None:
+        """Read every YAML that the line names.
+
+        The parser would take references that expand without end, or wait for a pipe.
+
+        Raises:
+            InvalidDataError: One is no YAML, or not to be read.
+        """
+        for arg in self.args:
+            value = arg.partition("=")[2] or arg
+            if value.endswith((".yaml", ".yml", ".json")) and Path(value).exists():
+                read_yaml(Path(value))
+        for _ in self._files():
+            pass
 
     def flags(self, group: str) -> set[str]:
         """Name the keys of a group that are flags, as in --model.lr 0.01."""
@@ -69,6 +84,17 @@ def _of_group(value: Any) -> dict[str, Any]:
 
 
 def read_settings(value: str) -> dict[str, Any]:
-    """Read a file of settings, or settings written where a file can stand."""
-    content = yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
+    """Read a file of settings, or settings written where a file can stand.
+
+    Raises:
+        InvalidDataError: They are no YAML.
+    """
+    content = read_yaml(Path(value)) if _is_file(value) else parse_yaml(value, repr(value[:60]))
     return content if isinstance(content, dict) else {}
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # settings that are no name a file could have
+        return False

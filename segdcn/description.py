@@ -1,6 +1,7 @@
 """What one has to know about a network, besides its weights, to use it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -79,7 +80,11 @@ class Description:
 
     def _checks(self) -> dict[str, bool]:
         names, palette = self.class_names, self.palette
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        if (
+            not isinstance(names, list)
+            or not names
+            or not all(isinstance(name, str) and name.isprintable() for name in names)
+        ):
             return {"class_names": False}
         return {
             "palette": palette is None
@@ -96,4 +101,8 @@ class Description:
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count and all(isinstance(v, (int, float)) for v in values)
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    )

@@ -28,6 +28,10 @@ class InvalidDataError(UserError, ValueError):
     """A file is there and holds something it should not."""
 
 
+class Diverged(UserError):
+    """Training has come to infinite, NaN or huge numbers; checkpoints from before that are kept."""
+
+
 class Stopped(BaseException):
     """The system or the user asked the run to stop, and it did so in an orderly way.
 

@@ -72,6 +72,9 @@ def check_trainer(settings: dict[str, Any]) -> None:
         trainer = Trainer(**{**settings, **bare})
     except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
         raise UserValueError(f"trainer: {error}") from error
+    every = settings["check_val_every_n_epoch"]
+    if every is not None and every < 1:
+        raise UserValueError(f"trainer.check_val_every_n_epoch is {every}; expected 1 or more, or null")
     # On one device, without a strategy for more, Lightning leaves batch normalisation as it is.
     several = isinstance(trainer.strategy, ParallelStrategy)
     if settings["sync_batchnorm"] and several and isinstance(trainer.accelerator, CPUAccelerator):

@@ -1,6 +1,7 @@
 """Where numbers go: metrics.csv in the run folder, always, and Weights & Biases."""
 
 import csv
+import io
 import netrc
 import os
 import secrets
@@ -96,7 +97,10 @@ class CSVLog(Logger):
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            text = file.read()
+        # A power failure can leave a row cut short.
+        whole_rows = text[: text.rfind("\n") + 1]
+        return list(csv.DictReader(io.StringIO(whole_rows)))
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         """Write the file anew, beside the old one, and rename it over that."""

@@ -9,6 +9,7 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from segdcn import class_paths
 from segdcn.errors import UserError
 
 
@@ -44,6 +45,8 @@ def refusal(message: str, known: Iterable[str]) -> str:
         message: As raised; parts in a known form are reworded, the rest is joined to one line.
         known: All keys the parser takes, such as `model.lr`.
     """
+    if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return class_paths.refusal(match[1])
     if match := re.match(r"unrecognized arguments: --([\w.-]+)", message):
         return f"unknown option --{match[1]}{near(match[1], known)}"
     if match := re.match(r"unrecognized arguments: (.*)", message):

@@ -8,6 +8,7 @@ runs/<name>/<time>/
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -140,18 +141,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f"there is no checkpoint {path}; --ckpt_path takes a file, 'last' or 'best'")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of a foreign file is in the error
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every kind of broken file
         raise InvalidDataError(f"{path} cannot be read as a checkpoint: it is damaged or of another kind") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it has no state_dict and hyper_parameters")
     weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
-    if not isinstance(settings, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+    plain = isinstance(weights, dict) and isinstance(settings, dict)
+    if not plain or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it holds other things than weights and settings")
     if HASH in checkpoint and fingerprint(network_weights(weights)) != checkpoint[HASH]:
         raise InvalidDataError(
             f"the weights in {path} are not those that were saved: they were changed, or are damaged; "
             "take an untouched copy"
+        )
+    if lost := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise InvalidDataError(
+            f"{len(lost)} weights in {path} are infinite or NaN, the first is {lost[0]}: the network is lost; "
+            "take an earlier checkpoint"
         )
     return checkpoint
 

@@ -137,6 +137,8 @@ class SegmentationTask(LightningModule):
         super().__init__()
         # logger=False: the command line logs the whole resolved configuration instead.
         self.save_hyperparameters(logger=False)
+        if not 1 <= num_classes <= losses.IGNORE:
+            raise UserValueError(f"num_classes is {num_classes}; expected 1 to {losses.IGNORE}: labels are 8 bits")
         self.class_names = class_names or [f"class {index}" for index in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
@@ -198,7 +200,7 @@ class SegmentationTask(LightningModule):
         num_classes = self.hparams["num_classes"]
         if class_weights is not None and len(class_weights) != num_classes:
             raise UserValueError(f"{len(class_weights)} class_weights for {num_classes} classes; give one for each")
-        weights = self.hparams["loss"] or {"cross_entropy": 1.0}
+        weights = {"cross_entropy": 1.0} if self.hparams["loss"] is None else self.hparams["loss"]
         return losses.WeightedLoss(weights, class_weights, self.hparams["label_smoothing"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -21,9 +22,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segdcn import class_paths
 from segdcn.callbacks.averaging import AveragedWeights
 from segdcn.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from segdcn.callbacks.cost import Cost
+from segdcn.callbacks.divergence import Divergence
 from segdcn.callbacks.early_stopping import EarlyStop, StopEarly
 from segdcn.callbacks.effective_dilation import EffectiveDilationLog
 from segdcn.callbacks.next_epoch import NextEpoch
@@ -40,7 +43,7 @@ from segdcn.code_version import code_version, told
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
-from segdcn.errors import Stopped, UserError, UserValueError
+from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
 from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbLog, WandbMode, is_first_process, new_wandb_id, wandb_log, wandb_logger
@@ -56,6 +59,14 @@ LINKS: dict[str, Callable[[Any], Any]] = {
     "palette": lambda palette: [list(colour) for colour in palette],
     "mean": list,
     "std": list,
+}
+
+# Callbacks with settings of their own.
+CALLBACKS: dict[str, type[Callback]] = {
+    "pictures": Pictures,
+    "divergence": Divergence,
+    "offset_health": OffsetHealth,
+    "effective_dilation": EffectiveDilationLog,
 }
 
 # The model's settings that also count when nothing is trained.
@@ -156,6 +167,7 @@ class SegmentationCLI(LightningCLI):
         self.line = CommandLine(self.args)
         self.verb = self.args[0]
         settings = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": HelpFormatter}
+        class_paths.restrict_parser()
         # A checkpoint keeps what the task was given, so LightningCLI need not add its own record.
         super().__init__(
             SegmentationTask,
@@ -204,9 +216,8 @@ class SegmentationCLI(LightningCLI):
             default=None,
             help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
         )
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(OffsetHealth, "offset_health")
-        parser.add_lightning_class_args(EffectiveDilationLog, "effective_dilation")
+        for group, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, group)
         for name, plain in LINKS.items():
             parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 
@@ -224,9 +235,15 @@ class SegmentationCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and fill in the run's name."""
+        self.line.check_files()
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
+        for group in ("trainer", "model", *CALLBACKS):
+            if not isinstance(self.settings[group], Namespace):
+                raise UserValueError(f"{group} is {self.settings[group]!r}; expected settings by name, {{key: value}}")
+        if linked := sorted(self.line.model_keys_in_files() & LINKS.keys()):
+            raise UserValueError(f"model.{linked[0]} cannot be set: it is taken from the data")
         for line in self.line.overruled():
             _say(line)
         self.settings.name = self.settings.name or _default_name(self.settings)
@@ -279,7 +296,11 @@ class SegmentationCLI(LightningCLI):
             matters = (self.verb == "fit" and not computed) or key in NETWORK_KEYS
             if matters and key != "encoder_weights" and value != known[key] and key in from_files:
                 _say(f"model.{key}: {value} from the checkpoint, not {known[key]}; --model.{key} overrules it")
-        self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
+        try:
+            with one_line_refusals(self._parser(self.verb)):
+                self.config = self.parser.parse_object({self.verb: {"model": saved}}, self.config)
+        except UserError as error:
+            raise InvalidDataError(f"{path} holds settings that cannot be: {error}") from error
 
     # Building
 
@@ -404,6 +425,8 @@ class SegmentationCLI(LightningCLI):
             # Other processes write nothing, and ModelCheckpoint takes rank 0's folder for all.
             self.run = self.run or Run(self.settings.runs_dir / self.settings.name)
             return
+        for part in self.run.checkpoints.glob("*.part") if self.run else ():
+            part.unlink()  # a kill in the middle of writing leaves one, which nobody reads
         self.run = self.run or create_run(self.settings.runs_dir, self.settings.name, label)
         head = f"# {told(code_version())}: segdcn {shlex.join(self.args)}\n"
         self.run.next_config().write_text(head + self._dump())
@@ -465,6 +488,8 @@ class SegmentationCLI(LightningCLI):
         except Stopped as stopped:
             stopped.advice = self._how_to_go_on()
             raise
+        except Diverged as error:
+            raise Diverged(f"{error}{self._how_to_go_on()}") from error
         except UserError:
             raise
         except Exception as error:

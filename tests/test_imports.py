@@ -10,10 +10,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
 # What each part may import, and itself; cli.py may import all.
 ALLOWED = {
     "errors": set(),
+    "yaml_files": {"errors"},
+    "class_paths": {"errors"},
     "ops": {"errors"},
     "layers": {"errors", "ops"},
     "models": {"errors", "layers"},
-    "data": {"errors"},
+    "data": {"errors", "class_paths", "refusals", "yaml_files"},
     "object_sizes": set(),
     "metrics": {"errors", "losses", "object_sizes"},
     "losses": {"errors"},
@@ -42,16 +44,16 @@ ALLOWED = {
     "loggers": {"errors", "stopwatch"},
     "checkpoint_io": {"errors"},
     "summary": {"errors", "metrics", "object_sizes"},
-    "refusals": {"errors"},
+    "refusals": {"errors", "class_paths"},
     "help": set(),
-    "command_line": set(),
+    "command_line": {"yaml_files"},
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "code_version"),
+        *("command_line", "fitting", "code_version", "class_paths"),
     },
     "training_process": {"errors"},
-    "sweep": {"errors", "refusals", "loggers", "pictures", "training_process"},
+    "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process"},
     "compare": {
         *("errors", "data", "task", "callbacks", "run", "pictures", "refusals", "timing", "training_process"),
         "__version__",
@@ -59,7 +61,7 @@ ALLOWED = {
     "verbs": {
         *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),
         *("summary", "task", "timing", "sweep", "predictor", "export", "compare", "training", "fingerprint"),
-        *("device", "inference", "prediction", "description", "__version__"),
+        *("device", "inference", "prediction", "description", "yaml_files", "__version__"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

@@ -29,6 +29,15 @@ def test_a_second_log_goes_on_with_the_file(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.csv"]
 
 
+def test_a_row_that_was_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for step in range(3):
+        CSVLog(path).log_metrics({"loss": 0.25, "lr": 0.5}, step=step)
+    path.write_text(path.read_text()[:-6])
+    CSVLog(path).drop_from(3)
+    assert [row["step"] for row in rows(path)] == ["0", "1"]
+
+
 def test_dropped_rows_are_written_again_without_a_trace(tmp_path):
     path = tmp_path / "metrics.csv"
     log = CSVLog(path)

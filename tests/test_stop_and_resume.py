@@ -98,7 +98,10 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_it_had_not_stopped(
     error = capsys.readouterr().err
     assert f"stopped by {signum.name}" in error and "--ckpt_path last --name stopped" in error
     workers = "--data.num_workers=2" if moment.endswith("first epoch") else "--data.num_workers=0"
+    (checkpoints,) = tmp_path.glob("runs/stopped/*/checkpoints")
+    (checkpoints / "best.ckpt.part").touch()  # what a kill in the middle of writing leaves
     assert fit("--name=stopped", "--ckpt_path=last", workers) == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
     same(result(tmp_path, "stopped"), unbroken)
 
 
@@ -135,6 +138,19 @@ def test_a_run_by_recipe_goes_on_as_if_it_had_not_stopped(moment, workplace, unb
     same(result(tmp_path, "stopped"), unbroken_recipe)
 
 
+def test_under_slurm_a_signal_ahead_of_the_end_saves_where_last_looks(workplace, tmp_path, monkeypatch, capsys):
+    for file in ("base.yaml", "shapes.yaml", "model.yaml"):
+        shutil.copy(workplace / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    variables = {"JOB_ID": 1234, "JOB_NAME": "train", "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    stop_in(monkeypatch, "training_step", 2, signal.SIGUSR1)
+    assert fit("--name=stopped") == 128 + signal.SIGUSR1
+    assert [path.name for path in tmp_path.glob("runs/stopped/*/checkpoints/*")] == ["last.ckpt"]
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+
 def test_a_second_ctrl_c_stops_at_once(workplace, tmp_path, monkeypatch, capsys):
     for file in ("base.yaml", "shapes.yaml", "model.yaml"):
         shutil.copy(workplace / file, tmp_path)
@@ -150,3 +166,13 @@ def test_a_second_ctrl_c_stops_at_once(workplace, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(SegmentationTask, "training_step", twice)
     assert fit("--name=stopped") == 130
     assert "nothing was saved" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_ends_in_one_line(workplace, tmp_path, monkeypatch, capsys):
+    for file in ("base.yaml", "shapes.yaml", "model.yaml"):
+        shutil.copy(workplace / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert fit("--name=lost", "--model.lr=1e30") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nothing was saved" in error
+    assert "the loss is infinite or NaN at step 2" in error and "learning rate 8.49e+29" in error

@@ -8,7 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from segdcn.callbacks.reading import read_offsets
-from segdcn.errors import UserError, UserValueError
+from segdcn.errors import Diverged, UserValueError
 from segdcn.offsets import Health, health
 from segdcn.stopwatch import Stopwatch
 from segdcn.task import SegmentationTask
@@ -25,9 +25,8 @@ class OffsetHealth(Callback):
     near 0 or 2. `offsets/grad_norm` is the L2 norm of the gradient of all that predicts offsets
     before clipping.
 
-    Offsets, or their gradients, that are infinite or NaN end the run: the operator reads such
-    positions as outside, which is 0, so the loss alone would not show it. With float16's loss
-    scaling, whose first steps overflow by design, only the offsets count.
+    Offsets that are infinite or NaN end the run: the operator reads such positions as outside,
+    which is 0, so the loss alone would not show it. Gradients are watched by `Divergence`.
 
     A network without deformable layers is left alone.
 
@@ -54,7 +53,6 @@ class OffsetHealth(Callback):
         self.stopwatch = Stopwatch()
         self._parameters: list[Tensor] = []
         self._grad_norm: Tensor | None = None
-        self._all_finite: Tensor | None = None  # on the device: reading it waits for the GPU
         self._looked_at = 0
         self._warned: set[tuple[str, str]] = set()
 
@@ -73,9 +71,6 @@ class OffsetHealth(Callback):
             return
         with self.stopwatch:
             self._grad_norm = torch.nn.utils.get_total_norm(gradients)
-            if getattr(trainer.precision_plugin, "scaler", None) is None:
-                finite = self._grad_norm.isfinite()
-                self._all_finite = finite if self._all_finite is None else self._all_finite & finite
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,27 +81,18 @@ class OffsetHealth(Callback):
             return
         self._looked_at = step
         assert isinstance(pl_module, SegmentationTask)
-        self._stop_if_gradients_are_lost(trainer)
         with self.stopwatch:
             found = {field.name: health([field]) for field in read_offsets(trainer, pl_module, batch["image"][:1])}
         lost = [name for name, layer in found.items() if not layer.finite]
         # Processes look at different images, and have to stop together.
         if not trainer.strategy.reduce_boolean_decision(not lost, all=True):
-            raise UserError(_lost(f"offsets of {', '.join(lost) or 'a deformable layer'}", step))
+            raise Diverged(
+                f"the offsets of {', '.join(lost) or 'a deformable layer'} are infinite or NaN at step {step}: the "
+                "network is lost, though its loss may not show it; lower model.lr or model.offset_lr_scale, or set "
+                "trainer.gradient_clip_val"
+            )
         self._warn(found, step, pl_module)
         self._send(found, trainer)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a lost network is measured."""
-        self._stop_if_gradients_are_lost(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a lost network is saved."""
-        self._stop_if_gradients_are_lost(trainer)
-
-    def _stop_if_gradients_are_lost(self, trainer: Trainer) -> None:
-        if self._all_finite is not None and not self._all_finite:
-            raise UserError(_lost("gradients of the offsets", trainer.global_step))
 
     def _warn(self, found: dict[str, Health], step: int, task: SegmentationTask) -> None:
         """Warn once of every layer whose offsets rest or fly."""
@@ -140,10 +126,3 @@ class OffsetHealth(Callback):
             row |= {f"offsets/{name}/{key}": value for key, value in values.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step - 1)  # the step that was taken, as Lightning counts
-
-
-def _lost(what: str, step: int) -> str:
-    return (
-        f"the {what} are infinite or NaN at step {step}: the network is lost, though its loss may not show it; "
-        "go back to a checkpoint with a lower model.lr or model.offset_lr_scale, or set trainer.gradient_clip_val"
-    )

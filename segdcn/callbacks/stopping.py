@@ -1,6 +1,5 @@
 """Save and stop when the system asks for it."""
 
-import os
 import signal
 import threading
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from segdcn.errors import Stopped
@@ -20,8 +20,8 @@ class StopOnSignal(Callback):
     """On Ctrl-C, SIGTERM or SIGUSR1 finish the batch, save `last.ckpt` and stop.
 
     The checkpoint lies in the middle of an epoch, or before a validation that is then run anew, and the run goes on
-    from there as if it had never stopped. A second Ctrl-C stops at once and saves nothing. Under SLURM, SIGTERM and
-    SIGUSR1 are Lightning's, which requeues the job.
+    from there as if it had never stopped. A second Ctrl-C stops at once and saves nothing. Lightning's own requeueing
+    under SLURM, which saves wherever the signal comes and where `--ckpt_path last` does not look, is off.
 
     Args:
         path: The checkpoint to write.
@@ -32,6 +32,12 @@ class StopOnSignal(Callback):
         self.signum = 0  # asked for and not yet done
         self._within_validation = False
         self._before: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have Lightning leave the signals alone under SLURM."""
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = False
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, now that Lightning has."""
@@ -44,8 +50,7 @@ class StopOnSignal(Callback):
     def _take_over(self) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
             return
-        mine = SIGNALS[:1] if "SLURM_JOB_ID" in os.environ else SIGNALS
-        self._before = {signum: signal.signal(signum, self._note) for signum in mine}
+        self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -4,11 +4,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from segdcn import class_paths
 from segdcn.data.base import SegmentationData
 from segdcn.errors import MissingFileError, UserError, UserValueError
 from segdcn.refusals import one_line_refusals
+from segdcn.yaml_files import read_yaml
 
 
 def load_data(description: str, settings: dict[str, Any] | None = None, **overrides: Any) -> SegmentationData:
@@ -26,10 +26,7 @@ def load_data(description: str, settings: dict[str, Any] | None = None, **overri
     path = Path(description)
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; expected a YAML such as configs/data/voc.yaml")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     given = {name: value for name, value in overrides.items() if value is not None}
     return build_data(content, path, {**(settings or {}), **given})
 
@@ -55,6 +52,7 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
     from jsonargparse import ArgumentParser
 
     # As `fit` does it, so that both take and refuse the same values.
+    class_paths.restrict_parser()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "data", fail_untyped=False)
     try:
@@ -66,6 +64,8 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
 
 
 def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
+    if not class_paths.is_allowed(class_path):
+        raise UserValueError(f"{path}: {class_paths.refusal(class_path)}")
     module, _, name = class_path.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)

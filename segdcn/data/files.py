@@ -142,6 +142,8 @@ def check_size(path: Path, ids: np.ndarray, image_path: Path, image: np.ndarray)
 
 def _opened(path: Path) -> Image.Image:
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise InvalidDataError(f"{path} is no file; expected a picture")  # a pipe would be waited for
         return Image.open(path)
     except FileNotFoundError:
         raise MissingFileError(f"{path} does not exist") from None

@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NotRequired, TypedDict
@@ -130,11 +131,16 @@ class PadAndStack:
 
 
 def start_worker(worker_id: int) -> None:
-    """Keep a worker to one thread, and what it frees to the worker.
+    """Keep a worker to one thread, to its work, and what it frees to the worker.
+
+    A signal that is meant for the run may come to all of its processes: from a terminal, from SLURM. The run finishes
+    its batch and saves, for which it needs its workers; they end when it does.
 
     OpenCV would start a thread per core in each worker. And glibc would give the memory of each batch back to the
     system, to take it anew page by page for the next, which costs a cached sample a sixth of its time.
     """
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(1)
     with suppress(AttributeError, OSError):  # another C library has other habits
         mallopt = ctypes.CDLL(None).mallopt

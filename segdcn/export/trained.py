@@ -12,7 +12,6 @@ from segdcn import run
 from segdcn.description import Description
 from segdcn.errors import InvalidDataError
 from segdcn.fingerprint import fingerprint
-from segdcn.models import DeepLab
 from segdcn.task import SegmentationTask
 
 _log = logging.getLogger("segdcn")
@@ -27,7 +26,13 @@ class Trained:
 
 
 def read_checkpoint(path: Path) -> Trained:
-    """Read a checkpoint without executing anything in it, and rebuild its network.
+    """Read a checkpoint and rebuild its network; errors are `read_task`'s."""
+    task, description = read_task(path)
+    return Trained(task.network, description)
+
+
+def read_task(path: Path) -> tuple[SegmentationTask, Description]:
+    """Read a checkpoint without executing anything in it, and rebuild what was trained, in evaluation mode on the CPU.
 
     Raises:
         MissingFileError: There is no such file.
@@ -39,7 +44,7 @@ def read_checkpoint(path: Path) -> Trained:
         _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
     config = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
     weights = run.network_weights(checkpoint["state_dict"])
-    network = rebuild(config, weights, path)
+    task = rebuild(config, weights, path)
     names = config.get("class_names") or [f"class {index}" for index in range(config["num_classes"])]
     if config.get("mean") is None or config.get("std") is None:
         raise InvalidDataError(f"{path} does not say with which mean and std images were normalised; train it on data")
@@ -48,14 +53,14 @@ def read_checkpoint(path: Path) -> Trained:
         "palette": config.get("palette"),
         "mean": config["mean"],
         "std": config["std"],
-        "size_divisor": network.size_divisor,
+        "size_divisor": task.network.size_divisor,
         "config": config,
         "weights_sha256": checkpoint.get(run.HASH) or fingerprint(weights),
     }
-    return Trained(network, Description.from_values(values, path))
+    return task, Description.from_values(values, path)
 
 
-def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> DeepLab:
+def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> SegmentationTask:
     """Build the network that `config` describes and give it weights.
 
     Raises:
@@ -63,9 +68,11 @@ def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
     """
     try:
         # encoder_weights: replaced anyway, and never to be downloaded.
-        network = SegmentationTask(**{**config, "encoder_weights": None}).network
-    except (TypeError, ValueError) as error:
-        raise InvalidDataError(f"{path}: its settings make no network: {error}") from error
+        task = SegmentationTask(**{**config, "encoder_weights": None})
+    except Exception as error:  # of whatever settings may be in a file
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidDataError(f"{path}: its settings make no network: {what}") from error
+    network = task.network
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     if different := sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)):
@@ -75,4 +82,4 @@ def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
             f"({given.get(first, 'missing')} in the file, {wanted.get(first, 'not wanted')} by the settings)"
         )
     network.load_state_dict(weights)
-    return network.eval()
+    return task.eval()

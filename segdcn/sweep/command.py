@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from segdcn import class_paths
 from segdcn.errors import UserValueError
 
 MACRO = re.compile(r"\$\{([^}]*)\}")
@@ -18,6 +19,7 @@ ARGUMENTS = {
     *("args_append_hydra", "args_override_hydra", "args_json", "args_json_file"),
 }
 AS_TEXT = ARGUMENTS - {"args_json", "args_json_file"}  # here null becomes the text None
+LAUNCH = {"${env}", "${interpreter}", "${program}", "-m", "segdcn"}  # what may stand before `fit`
 MACROS = ARGUMENTS | {"env", "interpreter", "program"}
 
 
@@ -37,6 +39,15 @@ def check_command(command: Any, program: Any, null_values: bool) -> tuple[str, .
     if not isinstance(command, list) or "fit" not in command:
         raise UserValueError("command needs ${program} and fit; configs/sweep has examples")
     entries = tuple(map(str, command))
+    if foreign := [entry for entry in entries[: entries.index("fit")] if entry not in LAUNCH]:
+        raise UserValueError(
+            f"command has {foreign[0]!r} before fit; a local sweep starts nothing but segdcn: "
+            "${env}, ${program}, fit and its arguments"
+        )
+    if any(entry.partition("=")[0] == class_paths.OPTION for entry in entries):
+        raise UserValueError(
+            f"command has {class_paths.OPTION}; that is for who starts the sweep: add it to segdcn sweep"
+        )
     used: set[str] = set()
     for entry in entries:
         for name in MACRO.findall(VARIABLE.sub("", entry)):

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from segdcn import yaml_files
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 from segdcn.refusals import near
 from segdcn.sweep.command import check_command
@@ -87,10 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a sweep file as far as W&B needs it: a mapping with a method and parameters."""
     if not path.is_file():
         raise MissingFileError(f"there is no sweep file {path}; configs/sweep has examples")
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidDataError(f"{path} cannot be read as YAML: {error}") from error
+    config = yaml_files.read_yaml(path)
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or "method" not in config:
         raise InvalidDataError(f"{path} is no sweep file: it needs method and parameters, as W&B documents them")
     return config

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +26,7 @@ from segdcn.export.verify import TOLERANCE, Comparison, compare, other_sizes, pa
 from segdcn.metrics import ConfusionMatrix
 from segdcn.predictor import Predictor
 from segdcn.verbs.report_file import check_report_file
+from segdcn.yaml_files import read_yaml
 
 FormatName = Literal["onnx", "onnx-portable", "program", "program-portable", "aoti", "safetensors"]
 
@@ -154,14 +154,14 @@ def _data_of_run(source: Path) -> SegmentationData | None:
     """Find the data that a checkpoint in a run folder was trained with, if it is still there."""
     config = source.absolute().parent.parent / "config.yaml"
     try:
-        described = yaml.safe_load(config.read_text())["data"]
+        described = read_yaml(config)["data"]
         # No other class: a run folder may come from elsewhere, and building a class runs its code.
         if not described["class_path"].startswith("segdcn.data."):
             return None
         data = build_data(described, config, {})
         data.samples(data.val_split)
         return data
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, UserError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError):
         return None
 
 

@@ -16,9 +16,9 @@ from segdcn.data.files import read_picture
 from segdcn.data.loading import PadAndStack
 from segdcn.data.transforms import EvalTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.export.trained import read_task
 from segdcn.offsets import SamplingField, effective_dilation, health, output_pixel, record, regions
 from segdcn.refusals import near
-from segdcn.run import read_checkpoint
 from segdcn.task import SegmentationTask
 from segdcn.verbs.report_file import check_report_file
 
@@ -154,14 +154,12 @@ def _load(path: Path) -> SegmentationTask:
         raise MissingFileError(
             f"there is no checkpoint {path}; expected a file such as runs/NAME/TIME/checkpoints/best.ckpt"
         )
-    settings = read_checkpoint(path)["hyper_parameters"]
-    if "deform_layers" not in settings:
-        raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it names no model.deform_layers")
-    if settings["deform_layers"] == 0:
+    task, _ = read_task(path)
+    if task.hparams["deform_layers"] == 0:
         raise UserValueError(
             f"the network of {path} has no deformable layers (model.deform_layers is 0), so no offsets"
         )
-    return SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    return task
 
 
 def _run(task: SegmentationTask, pixels: np.ndarray) -> tuple[list[SamplingField], np.ndarray]:

@@ -44,6 +44,8 @@ JSON = ["--config", "${args_json_file}"]
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["bash", "-c", "echo", "fit", *JSON], "command has 'bash' before fit"),
+        (["${program}", "fit", "--allow_classes=mine", *JSON], "command has --allow_classes"),
         (["${program}", "train", *JSON], "command needs ${program} and fit"),
         (["${program}", "fit", "${arg}"], "command has ${arg}; known are args, "),
         (

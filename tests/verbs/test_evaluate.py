@@ -221,7 +221,7 @@ def test_a_value_that_is_no_class_is_one_line(stored_as, tmp_path, capsys):
 def test_what_is_wrong_with_the_description_is_one_line(tiny, tmp_path, capsys):
     truth, guess, config = tiny
     for text, message in {
-        "class_path: os.system": "expected the class of a data set",
+        "class_path: os.system": "os.system may not be named in a configuration",
         "class_path: segdcn.data.Foldr": "cannot be imported",
         "[1, 2]": "describes no data set",
         "class_path: segdcn.data.VOC\ninit_args: {clases: 1}": "clases",
