@@ -1,8 +1,10 @@
 """Which sample comes when, how samples become a batch, and how a worker's error gets out."""
 
 import ctypes
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NotRequired, TypedDict
@@ -130,6 +132,18 @@ class PadAndStack:
         return -(-length // self.size_divisor) * self.size_divisor
 
 
+def _leave_when_told_by(process: int) -> None:
+    """End this process at a SIGTERM of that one, which ends its workers so, and at nobody else's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the threads of this one too
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def start_worker(worker_id: int) -> None:
     """Keep a worker to one thread, to its work, and what it frees to the worker.
 
@@ -139,8 +153,9 @@ def start_worker(worker_id: int) -> None:
     OpenCV would start a thread per core in each worker. And glibc would give the memory of each batch back to the
     system, to take it anew page by page for the next, which costs a cached sample a sixth of its time.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
+    _leave_when_told_by(os.getppid())
     cv2.setNumThreads(1)
     with suppress(AttributeError, OSError):  # another C library has other habits
         mallopt = ctypes.CDLL(None).mallopt

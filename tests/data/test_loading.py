@@ -1,7 +1,8 @@
 """Workers of a loader."""
 
-import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from torch.utils.data import DataLoader
@@ -14,6 +15,24 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_at_work(signum):
     loader = DataLoader(list(range(20)), num_workers=1, worker_init_fn=start_worker)
     batches = iter(loader)
     found = [int(next(batches))]  # the worker has begun
-    for worker in batches._workers:
-        os.kill(worker.pid, signum)
+    for worker in batches._workers:  # not from this process, whose SIGTERM ends them
+        subprocess.run(["kill", f"-{signum.value}", str(worker.pid)], check=True)
     assert found + [int(batch) for batch in batches] == list(range(20))
+
+
+HELD = """
+import builtins, sys
+from torch.utils.data import DataLoader
+from segdcn.data.loading import start_worker
+loader = DataLoader(list(range(2000)), num_workers=2, worker_init_fn=start_worker, persistent_workers=True)
+builtins.held = iter(loader)  # to the very end, when processes that are left are told to go
+next(builtins.held)
+if sys.argv[1] == "fails":
+    raise RuntimeError("on purpose")
+"""
+
+
+@pytest.mark.parametrize("ending", ["ends", "fails"])
+def test_a_run_that_ends_ends_its_workers(ending):
+    done = subprocess.run([sys.executable, "-c", HELD, ending], capture_output=True, text=True, timeout=100)
+    assert done.returncode == (ending == "fails"), done.stderr
