@@ -62,7 +62,7 @@ def validate_command(folder: Path, plan: Plan, job: Job, checkpoint: Path) -> li
     predictions = PREDICTIONS if job.seed == plan.seeds[0] else 0
     return [
         *_command("validate", plan, job, folder / "validations"),
-        *(f"--ckpt_path={checkpoint}", "--wandb=off"),
+        *(f"--ckpt_path={checkpoint}", "--wandb=off", "--trainer.devices=1"),  # one process sees every image
         *(f"--trainer.callbacks+={EVIDENCE}", f"--trainer.callbacks.predictions={predictions}"),
     ]
 

@@ -84,6 +84,7 @@ def write_record(folder: Path, plan: Plan, job: Job, checkpoint: Path, validated
     """
     last = read_checkpoint(checkpoint.with_name("last.ckpt"))
     spent = last.get("callbacks", {}).get(StepCost().state_key, {})
+    on_cpu = plan.settings[job.variant.name]["trainer.accelerator"] == "cpu"
     evidence = json.loads((validated / EVIDENCE).read_text())
     dilations = _effective_dilations(validated / "pictures" / "effective_dilation.csv")
     record = Record(
@@ -96,7 +97,7 @@ def write_record(folder: Path, plan: Plan, job: Job, checkpoint: Path, validated
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": machine(torch.device("cpu")),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() and not on_cpu else "cpu",
             "settings_sha256": plan.settings_hash(job),
             "checkpoint": _below(folder, checkpoint),
             "run": _below(folder, checkpoint.parents[1]),

@@ -15,10 +15,8 @@ from segdcn.compare.tables import Scores
 from segdcn.pictures.comparison import example_picture, scores_picture
 
 ALIKE = "Runs with the same seed start from the same weights, whatever the variant; offsets start at zero."
-PAIRED = (
-    "Runs with the same seed see the same crops in the same order, so their difference says more than the difference "
-    "of means. In percentage points."
-)
+PAIRED = "In percentage points. The difference of runs with the same seed says more than the difference of means."
+SAME_DATA = "They see the same crops in the same order."
 COST = (
     "Seconds are medians over the steps of a run, averaged over seeds: forward, backward and optimizer, without "
     "reading data. Memory is the most that training needed at a time: of the process on a CPU, torch's on a GPU."
@@ -53,10 +51,8 @@ def sections(
         Section("What was compared", _introduction(plan, records, failed)),
         Section("mIoU", [_about_miou(plan)], tables.miou_table(scores), {"mIoU by variant and seed": _chart(scores)}),
     ]
-    if len(scores.variants) > 1 and tables.difference_table(scores).rows:
-        found.append(
-            Section("Paired differences in mIoU", [PAIRED, *_about_chance(plan)], tables.difference_table(scores))
-        )
+    if (differences := tables.difference_table(scores)).rows:
+        found.append(Section("Paired differences in mIoU", _about_pairs(plan), differences))
     found += [
         Section("Other measures", [_about_measures(records[0])], tables.measure_table(scores)),
         Section("IoU of every class", ["In %, mean ± standard deviation over seeds."], tables.class_table(scores)),
@@ -104,18 +100,20 @@ def _introduction(plan: Plan, records: Sequence[Record], failed: Mapping[str, st
 
 
 def _about_miou(plan: Plan) -> str:
-    spread = (
-        "Mean ± standard deviation over seeds" if len(plan.seeds) > 1 else "One seed: nothing says how far it varies"
-    )
-    return f"In %. {spread}."
+    if len(plan.seeds) == 1:
+        return "In %. With one seed nothing says how far it varies."
+    return "In %, mean ± standard deviation over seeds."
 
 
-def _about_chance(plan: Plan) -> list[str]:
-    count = len(plan.seeds)
-    if count < 2:
-        return []
-    clear = stdtrit(count - 1, 0.975)  # Student's t
-    return [f"With {count} seeds a mean that is less than {clear:.1f} standard errors from 0 may well be chance (5 %)."]
+def _about_pairs(plan: Plan) -> list[str]:
+    same_data = not any(key.startswith("data.") for variant in plan.variants for key in variant.values)
+    texts = [f"{PAIRED} {SAME_DATA}" if same_data else PAIRED]
+    if (count := len(plan.seeds)) > 1:
+        clear = stdtrit(count - 1, 0.975)  # Student's t
+        texts.append(
+            f"With {count} seeds a mean that is less than {clear:.1f} standard errors from 0 may well be chance (5 %)."
+        )
+    return texts
 
 
 def _about_measures(record: Record) -> str:
