@@ -522,7 +522,10 @@ class SegmentationCLI(LightningCLI):
         path = self.run.checkpoints / f"{word}.ckpt"
         if path.is_file():
             saved = read_checkpoint(path)
-            log.send_checkpoint(path, word, {"step": saved["global_step"], "weights_sha256": saved.get(HASH)})
+            try:
+                log.send_checkpoint(path, word, {"step": saved["global_step"], "weights_sha256": saved.get(HASH)})
+            except OSError as error:  # training is done and saved, whatever becomes of the copy
+                _say(f"warning: W&B does not get {path}: its copy could not be written ({error.strerror})")
 
     def after_validate(self) -> None:
         """Print the table and where everything lies."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def workplace(tmp_path_factory, request):
     learning = ["--model.lr=0.05", "--model.offset_lr_scale=0.1", "--model.ema_decay=0.5"]
     data = [f"--data.root={folder}/set", "--data.batch_size=2", "--data.num_workers=0", "--data.crop_size=32"]
     shown = ["--pictures.count=2", f"--pictures.max_side={SIDE}", "--pictures.max_share=1"]
-    mine = ["--name=tried", "--wandb_checkpoint=best", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    mine = ["--name=tried", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
     health = ["--offset_health.every_n_steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -67,8 +68,9 @@ def workplace(tmp_path_factory, request):
         patch.setenv("NETRC", str(folder / "no-netrc"))
         fit = ["fit", *files, *network, *learning, *data, *shown, *mine, *health]
         assert cli.main([*fit, "--trainer.max_epochs=1"]) == 0
-        assert cli.main([*fit, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
-    return folder
+        assert cli.main([*fit, "--trainer.max_epochs=2", "--ckpt_path=last", "--wandb_checkpoint=best"]) == 0
+    yield folder
+    shutil.rmtree(folder)  # 400 MB of checkpoints
 
 
 @pytest.fixture(scope="module")
