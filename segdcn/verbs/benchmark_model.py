@@ -99,10 +99,11 @@ def benchmark_model(
     first = predictor(trained) if trained is not None else load(path, trust)
     description = first.description
     height, width = _size(size or SIZE, description)
-    candidates = {path.name: first}
-    networks = {path.name: trained.network if trained is not None else _network(description.config)}
+    own = path.name if path.name not in (PLAIN, *FORMATS) else f"{path.name} (MODEL)"
+    candidates = {own: first}
+    networks = {own: trained.network if trained is not None else _network(description.config)}
     if description.config.get("deform_layers"):
-        networks[PLAIN] = _plain(description.config, networks[path.name])
+        networks[PLAIN] = _plain(description.config, networks[own])
         candidates[PLAIN] = predictor(Trained(networks[PLAIN], description))
     with tempfile.TemporaryDirectory(prefix="segdcn-") as folder:
         for name in wanted:
@@ -121,16 +122,16 @@ def benchmark_model(
         image = _image(description, batch, height, width).to(target)
         timings, memory, outputs = _measure(candidates, image, rounds, target, console)
 
-    differences = {name: _difference(output, outputs[path.name]) for name, output in outputs.items() if name != PLAIN}
+    differences = {name: _difference(output, outputs[own]) for name, output in outputs.items() if name != PLAIN}
     rows = [
-        _row(name, timings[name], batch, timings[path.name], costs.get(name), memory[name], differences.get(name))
+        _row(name, timings[name], batch, timings[own], costs.get(name), memory[name], differences.get(name))
         for name in candidates
     ]
     where = (
         f"{machine(target)}; torch {torch.__version__}; {batch}x{height}x{width} (batch, height, width); "
         f"{rounds} alternating rounds"
     )
-    console.print(_table(rows, path.name), where)
+    console.print(_table(rows, own), where)
     for name, difference in differences.items():
         if not difference <= DIFFERENCE:
             console.print(f"{name} computes something else: logits differ by {difference:.1%} of the largest")

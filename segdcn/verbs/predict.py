@@ -114,9 +114,9 @@ def predict(
         labelling = Labelling(predictor, inference, results, batch_size, lambda: bar.advance(task))
         try:
             labelling.run(sources)
-        except KeyboardInterrupt:
-            kept = f"; {labelling.finished} of {len(sources)} pictures are labelled, in {folder}"
-            raise KeyboardInterrupt(kept) from None
+        except (KeyboardInterrupt, UserValueError) as error:
+            kept = f"{error}; {labelling.finished} of {len(sources)} pictures are labelled, in {folder}"
+            raise type(error)(kept) from None
     seconds = time.monotonic() - start
     result: dict[str, Any] = {
         "model": model,

@@ -307,7 +307,8 @@ def test_a_full_disk_stops_the_run_and_leaves_no_part_of_a_file(network, tmp_pat
     monkeypatch.setattr("segdcn.prediction.results.write_id_map", full)
     save(tmp_path / "a.png")
     assert predict("a.png", "--output=out", "--overlays=false") == cli.EXIT_USER_ERROR
-    assert "out cannot be written (No space left on device)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out cannot be written (No space left on device); 0 of 1 pictures are labelled, in out" in said
     assert files(tmp_path / "out") == []
 
 
