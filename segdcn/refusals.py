@@ -45,6 +45,9 @@ def refusal(message: str, known: Iterable[str]) -> str:
         message: As raised; parts in a known form are reworded, the rest is joined to one line.
         known: All keys the parser takes, such as `model.lr`.
     """
+    file = re.search(r'Parser key "(\w+)":[\s\S]*?- Expected a path but (.*?) either not accessible', message)
+    if file and (re.search(r"/|\.(ya?ml|json)$", file[2]) or "is not allowed" not in message):
+        return f"{file[1]}: {file[2]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
     if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return class_paths.refusal(match[1])
     if match := re.match(r"unrecognized arguments: --([\w.-]+)", message):
@@ -71,8 +74,6 @@ def refusal(message: str, known: Iterable[str]) -> str:
         return f"{match[1]} cannot be set: it is taken from the data"
     if match := re.search(r'Parser key "(\w+)":\s+Unable to load config [\'"](.*?)[\'"]', message):
         return f"{match[1]}: {match[2]} cannot be read as YAML, or is not there"
-    if match := re.search(r'Parser key "(\w+)":\s+- Expected a path but (.*?) either not accessible', message):
-        return f"{match[1]}: {match[2]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
     if match := re.search(r'Parser key "(\w+)":[\s\S]*?Problem with given class_path .*\n((?: {8}.*\n?)+)', message):
         # Around it stands all that the class was given.
         inner = textwrap.dedent(match[2])

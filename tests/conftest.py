@@ -1,6 +1,7 @@
 """What all tests share: where the reference data lies, and which skips are allowed."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # cuBLAS wants it for torch.use_deterministic_algorithms, before it is first used.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# A shell starts background jobs with Ctrl-C ignored, and so what they start; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In continuous integration every other skip is a failure: a test that silently stopped
 # running looks like one that passes.

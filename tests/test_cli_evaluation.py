@@ -33,7 +33,7 @@ def make_checkpoint(path, data, **settings):
         **settings,
     )
     # Untrained, the logits hardly depend on the image; larger, they give predictions of many classes.
-    task.network.segmentation_head[0].weight.data *= 30
+    task.network.segmentation_head[0].weight.data *= 60
     path.parent.mkdir(parents=True)
     torch.save(
         {
