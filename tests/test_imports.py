@@ -13,7 +13,7 @@ ALLOWED = {
     "ops": {"errors"},
     "layers": {"errors", "ops"},
     "models": {"errors", "layers"},
-    "data": {"errors"},
+    "data": {"errors", "refusals"},
     "object_sizes": set(),
     "metrics": {"errors", "losses", "object_sizes"},
     "losses": {"errors"},
