@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
 # What each part may import, and itself; cli.py may import all.
 ALLOWED = {
     "errors": set(),
+    "whole_file": set(),
     "yaml_files": {"errors"},
     "class_paths": {"errors"},
     "ops": {"errors"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "offsets": {"errors", "layers"},
     "pictures": {"errors", "offsets"},
     "timing": {"errors"},
-    "callbacks": {"errors", "task", "offsets", "pictures", "__version__"},
+    "callbacks": {"errors", "whole_file", "task", "offsets", "pictures", "__version__"},
     "run": {"errors", "fingerprint"},
     "loggers": {"errors"},
     "checkpoint_io": {"errors"},
@@ -41,12 +42,12 @@ ALLOWED = {
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "__version__", "class_paths"),
+        *("command_line", "fitting", "__version__", "class_paths", "whole_file"),
     },
     "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures"},
     "verbs": {
         *("errors", "data", "losses", "metrics", "offsets", "ops", "pictures", "refusals", "run", "summary", "task"),
-        *("timing", "sweep", "predictor", "export", "yaml_files"),
+        *("timing", "sweep", "predictor", "export", "yaml_files", "whole_file"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

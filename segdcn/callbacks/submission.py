@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from segdcn.errors import UserValueError
+from segdcn.whole_file import empty
 
 
 class Submission(Callback):
@@ -56,6 +57,10 @@ class Submission(Callback):
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # likewise
         self._write(data, data.test_split, outputs, batch)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no half of a submission."""
+        empty(self.folder)
 
     def _write(self, data: Any, split: str, predictions: Tensor, batch: Mapping[str, Any]) -> None:
         pixels = predictions.byte().cpu().numpy()  # (B, H, W)
