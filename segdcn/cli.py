@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segdcn import __version__, class_paths
-from segdcn.errors import Stopped, UserError
+from segdcn.errors import Stopped, UserError, system_refusal
 from segdcn.refusals import near, one_line_refusals
 
 EXIT_USER_ERROR = 2
@@ -99,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         cause = (error.__cause__ or error) if hasattr(error, "run_folder") else error
+        if (refused := system_refusal(cause)) is not None:
+            print(f"segdcn: error: {refused}", file=sys.stderr)
+            return EXIT_USER_ERROR
         path = _write_traceback(cause, args, getattr(error, "run_folder", None))
         what = _one_line(f"{type(cause).__name__}: {_original_message(cause)}")
         print(f"segdcn: unexpected error, not of your making: {what}; traceback in {path}", file=sys.stderr)

@@ -5,7 +5,14 @@ traceback file, so raise these only where the cure lies with the user: the messa
 what came, what was expected and what to do.
 """
 
+import errno
 import signal
+
+# What the operating system refuses for a reason that lies outside of this program: permissions, paths, room, limits.
+_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+}
 
 
 class UserError(Exception):
@@ -44,3 +51,10 @@ class Stopped(BaseException):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
         self.advice = ""
+
+
+def system_refusal(error: BaseException | None) -> str | None:
+    """Say in a line what the operating system refused; None where the error is another."""
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM:
+        return None
+    return f"{error.filename or 'a file could not be read or written'}: {error.strerror}"

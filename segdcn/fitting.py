@@ -8,8 +8,20 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from segdcn.errors import UserValueError
+from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.task import SegmentationTask
+
+# What Lightning needs to go on, and looks for only when the run has begun.
+STATE: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "pytorch-lightning_version": str,
+    "segdcn": dict,
+}
+OPTIONAL = {"segdcn"}  # a Trainer without the command line writes none
 
 
 def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Callable[[str], None]) -> None:
@@ -41,6 +53,21 @@ def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Ca
             f"({theirs.get(first, 'missing')} in the checkpoint, {ours.get(first, 'missing')} here); "
             "leave out the --model flags that change the network"
         )
+
+
+def check_state(checkpoint: dict[str, Any], path: str) -> None:
+    """Refuse a checkpoint that training cannot go on from: it holds weights alone, or something else in their places.
+
+    Raises:
+        InvalidDataError: A part is missing, or is not what it should be.
+    """
+    for part, kind in STATE.items():
+        if not isinstance(checkpoint.get(part, {} if part in OPTIONAL else None), kind):
+            what = "something else" if part in checkpoint else "nothing"
+            raise InvalidDataError(
+                f"training cannot go on from {path}, which holds {what} as {part!r}; "
+                "take one that fit saved, or start anew from weights"
+            )
 
 
 def check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:

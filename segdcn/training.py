@@ -43,14 +43,15 @@ from segdcn.code_version import code_version, told
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
-from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
-from segdcn.fitting import check_checkpoint, check_trainer, check_unfinished
+from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError, system_refusal
+from segdcn.fitting import check_checkpoint, check_state, check_trainer, check_unfinished
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbLog, WandbMode, is_first_process, new_wandb_id, wandb_log, wandb_logger
 from segdcn.refusals import one_line_refusals
 from segdcn.run import CHECKPOINT_WORDS, HASH, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
 from segdcn.summary import iou_table, print_summary, size_table
 from segdcn.task import SegmentationTask
+from segdcn.whole_file import write_whole
 
 # What the network is told by the data, with the plain type that a checkpoint keeps.
 LINKS: dict[str, Callable[[Any], Any]] = {
@@ -324,6 +325,7 @@ class SegmentationCLI(LightningCLI):
         """
         trainer_settings = self._checked()
         if self.verb == "fit" and self.checkpoint is not None:
+            check_state(self.checkpoint, self.settings.ckpt_path)
             check_unfinished(self.checkpoint, trainer_settings["max_epochs"], trainer_settings["max_steps"])
         if self.verb == "fit" and self.model.hparams["class_weights"] == "balanced":
             self._balance_classes()
@@ -429,7 +431,7 @@ class SegmentationCLI(LightningCLI):
             part.unlink()  # a kill in the middle of writing leaves one, which nobody reads
         self.run = self.run or create_run(self.settings.runs_dir, self.settings.name, label)
         head = f"# {told(code_version())}: segdcn {shlex.join(self.args)}\n"
-        self.run.next_config().write_text(head + self._dump())
+        write_whole(self.run.next_config(), head + self._dump())
 
     def _dump(self) -> str:
         """Dump the resolved configuration, defaults included, as YAML that --config takes."""
@@ -493,6 +495,13 @@ class SegmentationCLI(LightningCLI):
         except UserError:
             raise
         except Exception as error:
+            if (refused := system_refusal(error)) is not None:
+                raise UserError(f"{refused}{self._how_to_go_on()}") from error
+            if self.verb == "fit" and self.checkpoint is not None and not self.record.begun:
+                raise InvalidDataError(
+                    f"training cannot go on from {self.settings.ckpt_path}, which is damaged or of another version: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             if self.run is None:
                 raise
             raise RunFailed(self.run.path) from error

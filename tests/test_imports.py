@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "segdcn"
 # What each part may import, and itself; cli.py may import all.
 ALLOWED = {
     "errors": set(),
+    "whole_file": set(),
     "yaml_files": {"errors"},
     "class_paths": {"errors"},
     "ops": {"errors"},
@@ -38,7 +39,7 @@ ALLOWED = {
     "wandb_pictures": set(),
     "callbacks": {
         *("errors", "task", "offsets", "object_sizes", "pictures", "loggers", "wandb_pictures", "stopwatch"),
-        *("timing", "__version__"),
+        *("timing", "whole_file", "__version__"),
     },
     "run": {"errors", "fingerprint"},
     "loggers": {"errors", "stopwatch"},
@@ -50,7 +51,7 @@ ALLOWED = {
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "code_version", "class_paths"),
+        *("command_line", "fitting", "code_version", "class_paths", "whole_file"),
     },
     "training_process": {"errors"},
     "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process"},
@@ -61,7 +62,7 @@ ALLOWED = {
     "verbs": {
         *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),
         *("summary", "task", "timing", "sweep", "predictor", "export", "compare", "training", "fingerprint"),
-        *("device", "inference", "prediction", "description", "yaml_files", "__version__"),
+        *("device", "inference", "prediction", "description", "yaml_files", "whole_file", "__version__"),
     },
 }
 TORCH_ONLY = {"errors", "ops", "layers", "inference"}

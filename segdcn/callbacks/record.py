@@ -17,6 +17,7 @@ class Record(Callback):
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
         self.validated_epoch = 0  # counted from 1
+        self.begun = False  # what a checkpoint holds has been restored
         self._random: dict[str, torch.Tensor] = {}  # to be restored
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -29,6 +30,16 @@ class Record(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the state of the random numbers, to be set with the first step."""
         self._random = checkpoint.get("segdcn", {}).get("random", {})
+        if "cpu" in self._random:
+            torch.Generator().set_state(self._random["cpu"])  # refuses now what is no such state
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the run has begun."""
+        self.begun = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note it where there is no sanity check."""
+        self.begun = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set it only now, when loaders are set up and the batch is read: what draws next is the training step."""

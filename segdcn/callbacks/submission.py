@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from segdcn.errors import UserValueError
+from segdcn.whole_file import empty
 
 
 class Submission(Callback):
@@ -69,6 +70,10 @@ class Submission(Callback):
                 f"a submission has the size of the pictures, but data.resize is {list(data.resize)}; "
                 "set --data.resize null"
             )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no half of a submission."""
+        empty(self.folder)
 
     def _write(self, data: Any, split: str, predictions: Tensor, batch: Mapping[str, Any]) -> None:
         pixels = predictions.byte().cpu().numpy()  # (B, H, W)

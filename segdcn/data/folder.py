@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
@@ -174,8 +175,12 @@ def _fields_of(line: str) -> list[str]:
 
 
 def _fields(pattern: str) -> set[str]:
-    """Return the names in braces."""
-    return set(re.findall(r"\{(\w*)\}", pattern))
+    """Return what stands in braces, which is more than a name where it cannot be filled in."""
+    try:
+        parts = list(Formatter().parse(pattern))
+    except ValueError:  # a brace without its other
+        return {pattern}
+    return {f"{name}{spec}{conversion or ''}" for _, name, spec, conversion in parts if name is not None}
 
 
 def _colour(name: str, colour: Any) -> tuple[int, int, int]:

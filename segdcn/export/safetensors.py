@@ -59,4 +59,4 @@ def read_folder(path: Path) -> Trained:
             f"the weights in {path} are not those that were written: they were changed, or are damaged; "
             "take an untouched copy"
         )
-    return Trained(rebuild(description.config, weights, path), description)
+    return Trained(rebuild(description.config, weights, path).network, description)

@@ -153,4 +153,6 @@ def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         # YAML reads 1e-4 as text; it wants the dot.
         raise UserValueError(f"parameters.{name}: {key} is {value!r}; expected a number, written like 1.0e-4")
+    if not math.isfinite(value):
+        raise UserValueError(f"parameters.{name}: {key} is {value!r}; expected a finite number")
     return value

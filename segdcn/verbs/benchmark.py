@@ -1,6 +1,5 @@
 """`segdcn benchmark ...`: what things cost, measured on this machine."""
 
-import json as json_module
 import math
 import os
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +20,7 @@ from segdcn.device import chosen_device, out_of_memory
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine, peak_memory
 from segdcn.verbs import benchmark_rois
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 # (B, C, H, W, O, dilation), 3x3: res5 of a small and of a large image, res4 of a wide one,
 # and many small maps. With a depth before the height, 3x3x3: a short clip of video.
@@ -152,7 +150,7 @@ def ops(
     where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
     Console().print(_table(rows, operator), where)
     if json is not None:
-        Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+        write_report(json, {"machine": where, "rows": rows})
 
 
 def _memory() -> float:

@@ -1,6 +1,5 @@
 """`segdcn benchmark data`: how many training samples a second, decoded each time and from a cache."""
 
-import json as json_module
 import os
 import shutil
 import time
@@ -21,7 +20,7 @@ from segdcn.data.cache import Kind, SampleCache
 from segdcn.data.describe import load_data
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, machine
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 FILES = "files"  # decoded each time
 KINDS: list[Kind] = list(get_args(Kind))
@@ -98,7 +97,7 @@ def benchmark_data(
     )
     Console().print(_table(rows), where)
     if json is not None:
-        Path(json).write_text(json_module.dumps({"machine": where, "rows": rows}, indent=2) + "\n")
+        write_report(json, {"machine": where, "rows": rows})
 
 
 def _cache(kind: Kind, cache_dir: str | None, size: tuple[int, int] | None, stack: ExitStack) -> SampleCache:

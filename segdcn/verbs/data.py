@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdcn.errors import UserValueError
+from segdcn.whole_file import emptied_on_failure
 
 
 def make_shapes(
@@ -49,7 +50,7 @@ def make_shapes(
     _make_room(root, overwrite)
     console = Console()
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with emptied_on_failure(root), Progress(*columns, console=console) as bar:
         task = bar.add_task("drawing", total=train + val)
         record = shapes.make(root, train, val, size, deformation, seed, progress=lambda: bar.advance(task))
 

@@ -11,6 +11,7 @@ from segdcn.data.base import SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.errors import UserValueError
 from segdcn.verbs.report_file import check_report_file
+from segdcn.whole_file import write_whole
 
 
 def data_browse(
@@ -58,7 +59,8 @@ def data_browse(
     from segdcn.pictures.contact_sheet import Classes, contact_sheet
 
     shown = len(tiles) // (views + 1)
-    path.write_text(
+    write_whole(
+        path,
         contact_sheet(
             title=f"{type(described).__name__}: {shown} of the {total} images of {described.train_split}",
             subtitle=_augmentation(described) if views else _unchanged(described).capitalize(),
@@ -66,7 +68,6 @@ def data_browse(
             columns=views + 1 if views else min(4, shown),
             classes=Classes(described.class_names, described.palette),
         ),
-        encoding="utf-8",
         errors="backslashreplace",  # names of files may be no text in any encoding
     )
     size = path.stat().st_size / 1e6

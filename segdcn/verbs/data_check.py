@@ -1,8 +1,6 @@
 """`segdcn data check`: everything that is wrong with a data set."""
 
-import json as json_module
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +11,7 @@ from segdcn.data.base import SegmentationData
 from segdcn.data.check import KINDS, Report, check, default_splits
 from segdcn.data.describe import load_data
 from segdcn.errors import UserValueError
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def data_check(
@@ -57,6 +55,8 @@ def data_check(
         check_report_file(json)
     if show < 0:
         raise UserValueError(f"show is {show}; expected 0 or more")
+    if splits == []:
+        raise UserValueError("splits names none; expected some, such as [train,val], or null")
     described = load_data(data, settings, root=root, num_workers=num_workers)
     described.check_root()
     console = Console()
@@ -73,7 +73,7 @@ def data_check(
         console.print(_shares_table(described, report))
     _print_problems(console, report, show)
     if json is not None:
-        Path(json).write_text(json_module.dumps(summary(described, report), indent=2) + "\n")
+        write_report(json, summary(described, report))
     return 1 if report.problems else 0
 
 

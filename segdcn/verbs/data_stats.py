@@ -1,7 +1,5 @@
 """`segdcn data stats`: colours, class frequencies and class weights of a data set."""
 
-import json as json_module
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +9,7 @@ from rich.table import Table
 from segdcn.data.base import SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.data.stats import FORMULA, Stats, measure
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def data_stats(
@@ -57,7 +55,7 @@ def data_stats(
     result = summary(described, split, stats)
     _print(console, result)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
+        write_report(json, result)
 
 
 def summary(data: SegmentationData, split: str, stats: Stats) -> dict[str, Any]:

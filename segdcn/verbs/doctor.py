@@ -1,6 +1,5 @@
 """`segdcn doctor`: is this installation whole, and what cures it where it is not."""
 
-import json as json_module
 import math
 import os
 import platform
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 import segdcn
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -104,7 +103,7 @@ def doctor(json: str | None = None) -> int:
     if json is not None:
         sections = {title: [asdict(finding) for finding in findings] for title, findings in report.items()}
         whole = {"ok": not problems, "sections": sections}
-        Path(json).write_text(json_module.dumps(whole, indent=2, allow_nan=False) + "\n")
+        write_report(json, whole)
     return 1 if problems else 0
 
 

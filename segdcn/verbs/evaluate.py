@@ -1,6 +1,5 @@
 """`segdcn evaluate`: score label PNGs from anywhere against a data set's ground truth."""
 
-import json as json_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from segdcn.errors import InvalidDataError, MissingFileError
 from segdcn.metrics import Evaluation
 from segdcn.metrics.evaluation import numbers
 from segdcn.summary import iou_table, size_table, told
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def evaluate(
@@ -93,7 +92,7 @@ def evaluate(
         console.print(size_table(evaluation))
     _print(console, result)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
+        write_report(json, result)
 
 
 def summary(data: SegmentationData, evaluation: Evaluation) -> dict[str, Any]:

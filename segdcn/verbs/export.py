@@ -1,6 +1,5 @@
 """`segdcn export`: a trained network as a file that others can run, proven to compute the same."""
 
-import json as json_module
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from segdcn.export.trained import Trained
 from segdcn.export.verify import TOLERANCE, Comparison, compare, other_sizes, padded
 from segdcn.metrics import ConfusionMatrix
 from segdcn.predictor import Predictor
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 from segdcn.yaml_files import read_yaml
 
 FormatName = Literal["onnx", "onnx-portable", "program", "program-portable", "aoti", "safetensors"]
@@ -122,7 +121,7 @@ def export(
     if half:
         result["half"] = _change(console, half, predictor(trained), reference, described, pixels)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
+        write_report(json, result)
     if same:
         console.print(f"{place}  computes what the network computes", soft_wrap=True)
         return 0

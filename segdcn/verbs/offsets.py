@@ -1,7 +1,7 @@
 """`segdcn offsets`: where the deformable layers of a trained network look, on any image."""
 
-import json as json_module
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from segdcn.export.trained import read_task
 from segdcn.offsets import SamplingField, effective_dilation, health, output_pixel, record, regions
 from segdcn.refusals import near
 from segdcn.task import SegmentationTask
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
+from segdcn.whole_file import emptied_on_failure
 
 Place = tuple[float, float, str]
 MOST_PLACES = 3  # chosen where none are given
@@ -92,9 +93,12 @@ def offsets(
         if not 0 <= group < groups:
             raise UserValueError(f"group is {group}, but the network has {groups}: 0 to {groups - 1}")
         places = _places(points, class_, prediction, task.class_names, image)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _draw(folder / Path(image).stem, Path(image).name, pixels, fields, prediction, task, places, group):
-            bar.update(step, advance=1, description=name)
+        new = not folder.exists() or not any(folder.iterdir())
+        with emptied_on_failure(folder) if new else nullcontext():
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = folder / Path(image).stem
+            for name in _draw(stem, Path(image).name, pixels, fields, prediction, task, places, group):
+                bar.update(step, advance=1, description=name)
     result = summary(fields, places, group)
     console.print(_table(result))
     for place in result["places"]:
@@ -102,7 +106,7 @@ def offsets(
         console.print(f"{place['name']} at {place['y']:g},{place['x']:g}: effective dilation {values}", markup=False)
     console.print(f"pictures  {folder}\npage      {folder / Path(image).stem}.html", markup=False)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
+        write_report(json, result)
 
 
 def summary(fields: Sequence[SamplingField], places: Sequence[Place], group: int = 0) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """The file that a verb writes its report to: checked before the work, which may take long."""
 
+import json as json_module
 from pathlib import Path
+from typing import Any
 
 from segdcn.errors import UserValueError
+from segdcn.whole_file import write_whole
 
 
 def check_report_file(json: str, option: str = "json") -> None:
@@ -21,3 +24,8 @@ def check_report_file(json: str, option: str = "json") -> None:
             path.unlink()
     except OSError as error:
         raise UserValueError(f"{option} is {json}, but must be a file that can be written: {error.strerror}") from error
+
+
+def write_report(json: str, report: Any) -> None:
+    """Write the report, whole or not at all."""
+    write_whole(Path(json), json_module.dumps(report, indent=2) + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from segdcn.errors import Stopped, UserError, UserValueError
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def sweep(
@@ -116,7 +116,7 @@ def _local(path: Path, count: int | None, folder: Path | None, seed: int, dry_ru
     rows = study.rows()
     report.show(read, rows, report.write(read, rows, folder), folder, console)
     if json is not None:
-        Path(json).write_text(json_module.dumps(report.summary(read, rows), indent=2) + "\n")
+        write_report(json, report.summary(read, rows))
     return int(report.best_row(read, rows) is None)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from select import select
+from typing import NamedTuple, NoReturn
 
 from segdcn import cli
 
@@ -53,25 +55,23 @@ class Outcome:
 def attempt(mutation: Mutation, template: Path, folder: Path, seed: str, limit: float) -> Outcome:
     """Copy the workplace, spoil the copy, run the verb there, and judge."""
     shutil.copytree(template, folder, copy_function=_link_large, symlinks=True)
-    output, error, line = (folder.with_suffix(kind) for kind in (".out", ".err", ".json"))
     # In a fork too: this process must compute nothing with torch, whose threads no fork takes along.
-    spoilt = fork(lambda: line.write_text(json.dumps(mutation.make(folder, Random(seed)))) and 0, folder, output, error)
-    if wait(spoilt, limit) != 0:
-        raise RuntimeError(f"{mutation.name} cannot be made: {error.read_text()}")
-    arguments = json.loads(line.read_text())
+    spoilt = run(lambda: print(json.dumps(mutation.make(folder, Random(seed)))), folder, limit)
+    if spoilt.code != 0:
+        raise RuntimeError(f"{mutation.name} cannot be made: {spoilt.error}")
+    arguments = json.loads(spoilt.output)
     before, started = _files(folder), time.monotonic()
-    code = wait(fork(lambda: _segdcn(arguments, mutation.file_size), folder, output, error), limit)
+    ended = run(lambda: _segdcn(arguments, mutation.file_size), folder, limit)
     seconds = time.monotonic() - started
-    said = output.read_text(errors="replace"), error.read_text(errors="replace")
-    problem = judge(mutation, code, *said, new=sorted(_files(folder) - before))
-    for path in (folder, output, error, line):
-        _remove(path)
-    lines = said[1].strip().splitlines() or said[0].strip().splitlines()[-1:]
+    problem = judge(mutation, ended, new=sorted(_files(folder) - before))
+    _remove(folder)
+    lines = ended.error.strip().splitlines() or ended.output.strip().splitlines()[-1:]
     return Outcome(problem and f"{problem}: segdcn {shlex.join(arguments)[:300]}", " | ".join(lines), seconds)
 
 
-def judge(mutation: Mutation, code: int | None, output: str, error: str, new: list[str]) -> str:
+def judge(mutation: Mutation, ended: "Ended", new: list[str]) -> str:
     """Say what is not as it should be."""
+    code, output, error = ended
     if code is None:
         return "hangs"
     if code < 0:
@@ -94,19 +94,58 @@ def judge(mutation: Mutation, code: int | None, output: str, error: str, new: li
     return f"leaves {left[0]}" if left else ""
 
 
-def fork(work: Callable[[], int], folder: Path, output: Path, error: Path) -> int:
-    """Do something in a fork of this process, which has imported all and computed nothing; return the process's id."""
+class Ended(NamedTuple):
+    """How a process ended, with code None if it had to be killed, and what it said."""
+
+    code: int | None
+    output: str
+    error: str
+
+
+def run(work: Callable[[], int | None], folder: Path, limit: float) -> Ended:
+    """Do something in a fork of this process, which has imported all and computed nothing."""
+    ends = [os.pipe(), os.pipe()]  # no files: a limit on their size is for what segdcn writes
+    sys.stdout.flush()
     process = os.fork()
-    if process:
-        return process
+    if not process:
+        _work(work, folder, [write for _, write in ends])
+    said = {read: b"" for read, _ in ends}
+    for _, write in ends:
+        os.close(write)
+    end, running = time.monotonic() + limit, True
+    while running and time.monotonic() < end:
+        running = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        _take(said, 0.02)
+    while _take(said, 0):
+        pass
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    for read, _ in ends:
+        os.close(read)
+    output, error = (said[read].decode(errors="replace") for read, _ in ends)
+    return Ended(None if running else code, output, error)
+
+
+def _take(said: dict[int, bytes], wait: float) -> bool:
+    """Read what there is, waiting so many seconds for it; tell whether there was something."""
+    chunks = {read: os.read(read, 1 << 16) for read in select(list(said), [], [], wait)[0]}
+    for read, chunk in chunks.items():
+        said[read] += chunk
+    return any(chunks.values())
+
+
+def _work(work: Callable[[], int | None], folder: Path, ends: list[int]) -> NoReturn:
     code = 70
     try:
         os.setsid()
-        for number, path in ((1, output), (2, error)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        for number, write in enumerate(ends, 1):
+            os.dup2(write, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(folder)
-        code = work()
+        code = work() or 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
@@ -117,24 +156,9 @@ def fork(work: Callable[[], int], folder: Path, output: Path, error: Path) -> in
         os._exit(code)
 
 
-def wait(process: int, limit: float) -> int | None:
-    """Wait for a fork; return its exit code, or None if it had to be killed."""
-    end = time.monotonic() + limit
-    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() > end:
-            os.killpg(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            return None
-        time.sleep(0.01)
-    try:
-        os.killpg(process, signal.SIGKILL)  # what it may have left running
-    except ProcessLookupError:
-        pass
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
 def _segdcn(arguments: list[str], file_size: int | None) -> int:
     """Run the command line, with no way past permissions and under limits."""
+    sys.dont_write_bytecode = True  # a limit on the size of files would leave half of it
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

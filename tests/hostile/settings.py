@@ -41,9 +41,9 @@ def set_key(name: str, value: Any) -> Mutation:
 
 # A value of each type, for keys that take none of it.
 OTHERS: dict[str, list[Any]] = {
-    "number": ["many", [1, 2], {"a": 1}, True, "0x", ""],
-    "text": [[1], {"a": 1}, 3.5],
-    "switch": ["perhaps", [True], 7.5, {}],
+    "number": ["many", [1, 2], {"a": 1}, True, "0x", "", None],
+    "text": [[1], {"a": 1}, 3.5, None],
+    "switch": ["perhaps", [True], 7.5, {}, None],
     "choice": ["other", 3, [], {"x": "y"}],
     "numbers": ["a", {"a": 1}, [[1]], ["x", "y"]],
     "mapping": ["text", 5, [1, 2]],
@@ -286,7 +286,49 @@ def data_settings() -> Iterator[Mutation]:
                     yield Mutation(f"check {name}: {value!r}", checked(set_key(name, value).make), listed=True)
 
 
+FOLDER = {
+    "root": "set",
+    "classes": {name: [i, i, i] for i, name in enumerate(("ground", "a", "b", "c", "d", "e", "f"))},
+    "images": "JPEGImages/{name}.png",
+    "labels": "SegmentationClass/{name}.png",
+    "lists": "ImageSets/Segmentation/{split}.txt",
+}
+FOLDERS: dict[str, list[Any]] = {
+    "classes": [{}, [], "a", {"a": 1}, {"a": [1, 2]}, {"a": [1, 2, 300]}, {"a": "red"}, None, {"a": [0, 0, 0]}, {1: 2}],
+    "images": [
+        "",
+        "a.png",
+        "{name",
+        "{nam}.png",
+        "{0}.png",
+        "{name.__class__}.png",
+        "{name!x}.png",
+        "../{name}.png",
+        5,
+    ],
+    "labels": ["{}", "{name}", "/etc/{name}.png", "nowhere/{name}.png", "{name:>99999999999}.png", ["{name}.png"]],
+    "lists": ["list.txt", "{split}", "{split}/{split}", "{name}.txt", "../{split}.txt", "/dev/{split}", "{split", 7],
+    "label_format": ["color", None, 3],
+    "id_map": [{0: 99}, {"a": 1}, {0: -1}, [1], {0: 0}, "all"],
+    "ignore": [["a"], [[1, 2, 3]], 255, [None], {}],
+    "extra": [1],
+}
+
+
+def folders() -> Iterator[Mutation]:
+    for key, values in FOLDERS.items():
+        for value in values:
+
+            def make(folder: Path, rng: Random, key: str = key, value: Any = value) -> list[str]:
+                description = {"class_path": "segdcn.data.Folder", "init_args": FOLDER | {key: value}}
+                (folder / "shapes.yaml").write_text(yaml.safe_dump(description))
+                return rng.choice([["data", "check", "shapes.yaml"], FIT])
+
+            yield Mutation(f"{key}: {str(value)[:60]!r}", make, listed=True)
+
+
 CATEGORIES = {
+    "description of a folder": folders,
     "configuration of wrong types": wrong_types,
     "configuration out of range": out_of_range,
     "configuration with unknown keys": unknown_keys,
