@@ -40,8 +40,6 @@ def read_task(path: Path) -> tuple[SegmentationTask, Description]:
             not say with what to normalise.
     """
     checkpoint = run.read_checkpoint(path)
-    if run.HASH not in checkpoint:
-        _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
     config = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
     weights = run.network_weights(checkpoint["state_dict"])
     task = rebuild(config, weights, path)
@@ -57,7 +55,10 @@ def read_task(path: Path) -> tuple[SegmentationTask, Description]:
         "config": config,
         "weights_sha256": checkpoint.get(run.HASH) or fingerprint(weights),
     }
-    return task, Description.from_values(values, path)
+    description = Description.from_values(values, path)
+    if run.HASH not in checkpoint:
+        _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
+    return task, description
 
 
 def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> SegmentationTask:

@@ -14,8 +14,8 @@ from segdcn.layers import DeformableConv2d
 from segdcn.task import SegmentationTask
 
 
-def save(path, **settings):
-    """Save a small network with random offsets as training does."""
+def save(path, change=None, **settings):
+    """Save a small network with random offsets as training does, after a change of its weights."""
     torch.manual_seed(0)
     names = ["background", "disc", "star"]
     palette = [[0, 0, 0], [230, 80, 70], [70, 140, 230]]
@@ -25,14 +25,15 @@ def save(path, **settings):
     for layer in task.modules():
         if isinstance(layer, DeformableConv2d):
             nn.init.normal_(layer.offset_conv.weight, std=0.01)
-    torch.save(
-        {
-            "state_dict": task.state_dict(),
-            "hyper_parameters": dict(task.hparams),
-            "pytorch-lightning_version": "2.6.6",
-        },
-        path,
-    )
+    with torch.no_grad():
+        change(task.network) if change is not None else None
+    saved = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": "2.6.6",
+    }
+    task.on_save_checkpoint(saved)
+    torch.save(saved, path)
     return task
 
 
@@ -131,21 +132,18 @@ def test_what_is_no_checkpoint_and_what_has_no_offsets_are_one_line(run, files, 
 
 
 def test_a_network_whose_offsets_are_no_numbers_is_one_line(run, files, tmp_path):
-    save(files / "lost.ckpt", deform_layers=1)
-    checkpoint = torch.load(files / "lost.ckpt", weights_only=True)
     # Finite, as all weights of a checkpoint have to be; what they give is not.
-    checkpoint["state_dict"]["network.encoder.layer4.1.conv2.offset_conv.weight"].fill_(3e38)
-    torch.save(checkpoint, files / "lost.ckpt")
+    save(
+        files / "lost.ckpt",
+        lambda network: network.encoder.layer4[1].conv2.offset_conv.weight.fill_(3e38),
+        deform_layers=1,
+    )
     code, (line,) = run("--point", "1,1", checkpoint="lost.ckpt")
     assert code == 2 and "the offsets of encoder.layer4.1.conv2 are infinite or NaN" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_class_that_is_known_but_not_found_is_one_line(run, files, tmp_path):
-    task = save(files / "sure.ckpt", deform_layers=1)
-    head = next(name for name in task.state_dict() if name.endswith("segmentation_head.0.bias"))
-    checkpoint = torch.load(files / "sure.ckpt", weights_only=True)
-    checkpoint["state_dict"][head][1] = 1e4
-    torch.save(checkpoint, files / "sure.ckpt")
+    save(files / "sure.ckpt", lambda network: network.segmentation_head[0].bias[1].fill_(1e4), deform_layers=1)
     code, (line,) = run("--class", "star", checkpoint="sure.ckpt")
     assert code == 2 and "finds no star in" in line and line.endswith("it finds disc")
