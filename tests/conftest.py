@@ -1,8 +1,10 @@
 """What all tests share: where the reference data lies, and which skips are allowed."""
 
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # cuBLAS wants it for torch.use_deterministic_algorithms, before it is first used.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# glibc comes to keep larger and larger blocks, the more a process has freed: then what a test measures depends on
+# the tests before it, and the process grows. So blocks of 1 MiB and more go back to the system at once.
+with suppress(AttributeError, OSError):  # another C library has other habits
+    ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD of malloc.h
 
 # A shell starts background jobs with Ctrl-C ignored, and so what they start; tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
