@@ -14,6 +14,7 @@ from segdcn import __version__  # noqa: E402
 project = "segdcn"
 author = "the authors of segdcn"
 release = version = __version__
+smartquotes = False  # --config is two hyphens
 html_title = f"segdcn {version}"
 html_theme = "furo"
 html_show_copyright = False
@@ -30,10 +31,8 @@ myst_heading_anchors = 4
 
 default_role = "name"  # of docstrings: `a name` is code, and a link where it is documented
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape"]
 # Types of others; names of segdcn are checked in docstrings.py.

@@ -8,10 +8,11 @@ import pkgutil
 import re
 from pathlib import Path, PurePosixPath
 
-import segdcn
 from reference import settings_page, verbs_page
 from sphinx.application import Sphinx
 from sphinx.util import logging
+
+import segdcn
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files of the repository that are pages too.

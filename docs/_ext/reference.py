@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import textwrap
 import types
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -32,7 +33,7 @@ def verbs_page() -> str:
     """List every verb with what it does and its options."""
     assert cli.__doc__ is not None
     exit_codes = cli.__doc__.partition("Exit codes:")[2]
-    parts = [f"Exit codes:{_prose(exit_codes)}\n"]
+    parts = [f"\nExit codes: {_prose(exit_codes)}"]
     for verb in cli.TRAINING_VERBS:
         description = _parser(verb).description
         parts += [f"## segdcn {verb}", _description(description)]
@@ -126,7 +127,7 @@ def _groups() -> dict[str, list[Entry]]:
 def _description(docstring: str) -> str:
     """The text of a verb's docstring, its example as a listing."""
     text, _, example = cli._without_sections(docstring).partition("Example:\n")
-    listing = inspect.cleandoc(example)
+    listing = textwrap.dedent(example).strip()
     return _prose(text) + (f"\n\n```bash\n{listing}\n```" if listing else "")
 
 
