@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `sphinx-build -W --keep-going -n docs build/docs`, a step of scripts/test.
+"""How Sphinx builds these pages: `python -m sphinx -W --keep-going -n docs build/docs`, a step of scripts/test.
 
 Nothing is fetched, neither when the pages are built nor when they are read.
 """

@@ -35,7 +35,30 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sweep/*.yaml": {"parameters": {"model.deform_layers": {"values": [0, 1]}, "trainer.max_epochs": {"value": 1}}},
 }
 # By page: what stands there, what is run instead, and why.
-REPLACED: dict[str, list[tuple[str, str, str]]] = {}
+FEWER = "--train 4 --val 2 --size 64"
+REPLACED = {
+    "README.md": [
+        ("--output datasets/shapes\n", f"--output datasets/made {FEWER}\n", "the set is there, and smaller"),
+        ("--model.encoder_weights imagenet", "--model.encoder_weights null", "would be downloaded"),
+        ("deform_layers.yaml --local", "deform_layers.yaml --local --count 2", "two trials do"),
+        ("--point 210,340 --output street", "--point 210,340 --output looked", "street is a data set here"),
+        (
+            "configs/data/cityscapes.yaml --name NAME --ckpt_path best",
+            "configs/data/shapes.yaml --name NAME --ckpt_path best",
+            "the checkpoint here knows Shapes",
+        ),
+        ("'[512, 1024]'", "'[64, 64]'", "pictures are small"),
+        ("--data.test_split test", "--data.test_split val", "Shapes has no other split"),
+    ],
+    "docs/first_pictures.md": [("datasets/shapes --seed 1", f"datasets/made --seed 1 {FEWER}", "quicker")],
+    "docs/tutorials/sweeps.md": [
+        ("values: [0.1, 1.0]", "values: [0.1]", "two trials do"),
+        ("value: 4", "value: 1", "one epoch does"),
+    ],
+    "docs/tutorials/operator.md": [
+        ("segdcn benchmark ops", "segdcn benchmark ops --rounds 2 --sizes '[\"1,8,8,8,8,1\"]'", "one size does"),
+    ],
+}
 
 RUNS = ("NAME/TIME", "street/2026-11-21_10-00-00", "quickstart-0/2026-11-22_18-00-00")
 COMPOSED = ["--config", "configs/base.yaml", "--model", "configs/model/deeplabv3plus_r18_dcn.yaml"]
