@@ -48,6 +48,8 @@ REPLACED = {
             "the checkpoint here knows Shapes",
         ),
         ("'[512, 1024]'", "'[64, 64]'", "pictures are small"),
+        ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/*/*.png'", "the pictures that are here"),
+        ("--vary deform_layers=0,3 --seeds 3", "--vary deform_layers=0,1 --seeds 1", "two runs do"),
         ("--data.test_split test", "--data.test_split val", "Shapes has no other split"),
     ],
     "docs/first_pictures.md": [("datasets/shapes --seed 1", f"datasets/made --seed 1 {FEWER}", "quicker")],
