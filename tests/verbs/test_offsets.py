@@ -136,7 +136,7 @@ def test_a_network_whose_offsets_are_no_numbers_is_one_line(run, files, tmp_path
     checkpoint["state_dict"]["network.encoder.layer4.1.conv2.offset_conv.bias"][3] = torch.nan
     torch.save(checkpoint, files / "lost.ckpt")
     code, (line,) = run("--point", "1,1", checkpoint="lost.ckpt")
-    assert code == 2 and "the offsets of encoder.layer4.1.conv2 are infinite or NaN" in line
+    assert code == 2 and "are infinite or NaN, the first is network.encoder.layer4.1.conv2.offset_conv" in line
     assert not (tmp_path / "out").exists()
 
 
