@@ -1,8 +1,10 @@
 """What has to fit before a run begins: checkpoint and network, checkpoint and length, the trainer's settings."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import ParallelStrategy
@@ -109,6 +111,13 @@ def check_trainer(settings: dict[str, Any]) -> None:
             "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; "
             "set --trainer.sync_batchnorm false"
         )
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Tell whether a process waited for another that is no longer there."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|by peer", str(error)) is not None
 
 
 def _short(names: list[str] | None) -> str:

@@ -44,7 +44,7 @@ from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
 from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError, system_refusal
-from segdcn.fitting import check_checkpoint, check_state, check_trainer, check_unfinished
+from segdcn.fitting import check_checkpoint, check_state, check_trainer, check_unfinished, is_lost_connection
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbLog, WandbMode, is_first_process, new_wandb_id, wandb_log, wandb_logger
 from segdcn.refusals import one_line_refusals
@@ -497,6 +497,11 @@ class SegmentationCLI(LightningCLI):
         except Exception as error:
             if (refused := system_refusal(error)) is not None:
                 raise UserError(f"{refused}{self._how_to_go_on()}") from error
+            if self.trainer.world_size > 1 and is_lost_connection(error):
+                raise UserError(
+                    f"process {self.trainer.global_rank} of {self.trainer.world_size} lost the other processes: one of "
+                    f"them failed, and says why, or the network did{self._how_to_go_on()}"
+                ) from error
             if self.verb == "fit" and self.checkpoint is not None and not self.record.begun:
                 raise InvalidDataError(
                     f"training cannot go on from {self.settings.ckpt_path}, which is damaged or of another version: "

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +32,18 @@ def workplace(tmp_path_factory):
     return folder
 
 
-def run(folder, verb, name, *more):
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # with as many threads everywhere the numbers are the same
+
+
+def command_of(verb, name, *more):
     files = [f"--config={ROOT / 'configs/base.yaml'}", "--data=shapes.yaml", "--model=model.yaml"]
     mine = ["--wandb=off", "--pictures.count=0", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
-    command = [sys.executable, "-m", "segdcn", verb, *files, *mine, f"--name={name}", *more]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # with as many threads everywhere the numbers are the same
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+    return [sys.executable, "-m", "segdcn", verb, *files, *mine, f"--name={name}", *more]
+
+
+def run(folder, verb, name, *more):
+    command = command_of(verb, name, *more)
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     path = max((folder / "runs" / name).glob(f"*{'-' + verb if verb != 'fit' else ''}/metrics.csv"))
     with path.open(newline="") as file:
@@ -76,6 +83,25 @@ def test_the_first_process_shows_the_images_of_all(workplace):
     counts = {what: len(list(media.glob(f"{what}_*.jpg"))) for what in ("val/samples", "offsets/sampling")}
     assert counts == {"val/samples": 3, "offsets/sampling": 3}
     assert len(list(media.glob("mask/val/samples_*.png"))) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_in_one_process_ends_all_with_its_line(workplace, tmp_path, rank):
+    """The second sample that this process reads is damaged."""
+    shutil.copytree(workplace, tmp_path / "place", ignore=shutil.ignore_patterns("runs"))
+    description = tmp_path / "place" / "shapes.yaml"
+    description.write_text(description.read_text().replace(str(workplace), str(tmp_path / "place")))
+    (_, index) = list(EpochSampler(8, 0, rank=rank, processes=2))[1]
+    (tmp_path / f"place/set/SegmentationClass/train_{index:05d}.png").write_bytes(b"")
+    command = command_of("fit", "fails", "--trainer.max_epochs=1", "--data.batch_size=1", *TWO)
+    done = subprocess.run(command, cwd=tmp_path / "place", env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode not in (0, 70), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("segdcn: ")]
+    assert sum(f"train_{index:05d}.png" in line for line in errors) == 1, done.stderr
+    assert all("lost the other processes" in line for line in errors if f"train_{index:05d}.png" not in line)
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "place").rglob("traceback.txt"))
 
 
 def gradients_of(rank: int, folder: str, root: str) -> None:

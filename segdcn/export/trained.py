@@ -27,12 +27,17 @@ class Trained:
 
 def read_checkpoint(path: Path) -> Trained:
     """Read a checkpoint and rebuild its network; errors are `read_task`'s."""
-    task, description = read_task(path)
+    task, description, hashed = read_task(path)
+    if not hashed:
+        _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
     return Trained(task.network, description)
 
 
-def read_task(path: Path) -> tuple[SegmentationTask, Description]:
-    """Read a checkpoint without executing anything in it, and rebuild what was trained, in evaluation mode on the CPU.
+def read_task(path: Path) -> tuple[SegmentationTask, Description, bool]:
+    """Read a checkpoint without executing anything in it, and rebuild what was trained.
+
+    Returns:
+        The task, in evaluation mode on the CPU; its description; whether the weights were proven by a hash.
 
     Raises:
         MissingFileError: There is no such file.
@@ -41,6 +46,8 @@ def read_task(path: Path) -> tuple[SegmentationTask, Description]:
     """
     checkpoint = run.read_checkpoint(path)
     config = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
+    if "num_classes" not in config:
+        raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it names no num_classes")
     weights = run.network_weights(checkpoint["state_dict"])
     task = rebuild(config, weights, path)
     names = config.get("class_names") or [f"class {index}" for index in range(config["num_classes"])]
@@ -55,10 +62,7 @@ def read_task(path: Path) -> tuple[SegmentationTask, Description]:
         "config": config,
         "weights_sha256": checkpoint.get(run.HASH) or fingerprint(weights),
     }
-    description = Description.from_values(values, path)
-    if run.HASH not in checkpoint:
-        _log.warning("%s holds no hash of its weights, so nothing tells whether they were changed", path)
-    return task, description
+    return task, Description.from_values(values, path), run.HASH in checkpoint
 
 
 def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> SegmentationTask:

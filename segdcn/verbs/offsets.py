@@ -158,7 +158,7 @@ def _load(path: Path) -> SegmentationTask:
         raise MissingFileError(
             f"there is no checkpoint {path}; expected a file such as runs/NAME/TIME/checkpoints/best.ckpt"
         )
-    task, _ = read_task(path)
+    task, _, _ = read_task(path)
     if task.hparams["deform_layers"] == 0:
         raise UserValueError(
             f"the network of {path} has no deformable layers (model.deform_layers is 0), so no offsets"

@@ -121,7 +121,7 @@ def test_what_is_no_checkpoint_and_what_has_no_offsets_are_one_line(run, files, 
     for settings, message in [
         ({"checkpoint": "none.ckpt"}, "there is no checkpoint"),
         ({"checkpoint": "street.png"}, "cannot be read as a checkpoint"),
-        ({"checkpoint": "foreign.ckpt"}, "its settings make no network"),
+        ({"checkpoint": "foreign.ckpt"}, "is not a checkpoint of segdcn"),
         ({"checkpoint": "plain.ckpt"}, "has no deformable layers"),
         ({"image": "none.png"}, "does not exist"),
         ({"image": "net.ckpt"}, "cannot be read as a picture"),
