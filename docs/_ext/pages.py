@@ -1,10 +1,11 @@
 """Pages whose text is elsewhere: in files of the repository, or in the code.
 
 Such a page is a stub in docs/ with a title and a line for readers of the sources; here it gets
-the rest. What a stub is filled with is told by the table of `filling`.
+the rest.
 """
 
 import pkgutil
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 
@@ -50,20 +51,13 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
 def _relinked(link: re.Match[str], place: PurePosixPath, docname: str) -> str:
     """Turn a link that holds in the repository into one that holds among the pages."""
     text, path, anchor = link[1], link[2], link[3] or ""
-    target = _normal(place.parent / path)
+    target = posixpath.normpath(place.parent / path)
     page = {file: f"docs/{name}.md" for name, file in FILES.items()} | {"README.md": "docs/index.md"}
     target = page.get(target, target)
     if not target.startswith("docs/"):
         return text  # a file that is no page
     up = "../" * docname.count("/")
     return f"[{text}]({up}{target.removeprefix('docs/')}{anchor})"
-
-
-def _normal(path: PurePosixPath) -> str:
-    parts: list[str] = []
-    for part in path.parts:
-        parts = parts[:-1] if part == ".." else [*parts, part]
-    return "/".join(parts)
 
 
 def check_modules(app: Sphinx) -> None:

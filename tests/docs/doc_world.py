@@ -4,6 +4,7 @@ Pages keep the commands that users want; what makes them quick here is in `SETTI
 copies of configs/ get, and in `REPLACED`.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "wandb": "off",
     },
     "data/*.yaml": {"init_args": SMALL_DATA},
-    "model/*.yaml": {"encoder": "resnet18", "deform_layers": 1},
+    "model/*.yaml": {"encoder": "resnet18", "encoder_weights": None, "deform_layers": 1},
     "recipe/*.yaml": {
         "data": {"init_args": SMALL_DATA},
         "model": {"output_stride": 16},
@@ -79,8 +80,8 @@ def make(folder: Path) -> None:
     _segdcn("fit", *COMPOSED, "--data", "configs/data/shapes.yaml", "--name", "trained")
     (trained,) = Path("runs/trained").iterdir()
     for run in RUNS:
-        shutil.copytree(trained, folder / "runs" / run)
-    shutil.copy(trained / "checkpoints" / "best.ckpt", folder)
+        shutil.copytree(trained, folder / "runs" / run, copy_function=os.link)
+    os.link(trained / "checkpoints" / "best.ckpt", folder / "best.ckpt")
     shutil.rmtree("runs/trained")
 
 

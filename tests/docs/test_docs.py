@@ -92,7 +92,7 @@ def small_world(tmp_path_factory):
 def test_the_blocks_of_a_page_run(page, small_world, tmp_path, monkeypatch, request):
     """In their order, in one folder, in one Python."""
     world = tmp_path / "world"
-    subprocess.run(["cp", "-a", small_world, world], check=True)
+    subprocess.run(["cp", "-al", small_world, world], check=True)  # links: a checkpoint has 150 MB
     if "cityscapes" in page.read_text():
         (world / "data").mkdir()
         (world / "data" / "cityscapes").symlink_to(request.getfixturevalue("test_data") / "cityscapes")
