@@ -40,7 +40,8 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += settings_page()
     elif docname == "index":
         listed = re.findall(r"^[\w/]+$", source[0], re.MULTILINE)
-        others = sorted(path.stem for path in Path(app.srcdir).glob("*.md") if path.stem not in [*listed, "index"])
+        found = {name for name in app.env.found_docs if not name.startswith("reference/")}
+        others = sorted(found - {*listed, "index"})
         source[0] = source[0].replace("<all other pages>", "\n".join(others))
     elif docname.startswith(PYTHON):
         source[0] += MEMBERS.format(module="segdcn." + docname.removeprefix(PYTHON))

@@ -49,7 +49,7 @@ REPLACED = {
             "the checkpoint here knows Shapes",
         ),
         ("'[512, 1024]'", "'[64, 64]'", "pictures are small"),
-        ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/*/*.png'", "the pictures that are here"),
+        ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/JPEGImages/val*.png'", "the pictures that are here"),
         ("--vary deform_layers=0,3 --seeds 3", "--vary deform_layers=0,1 --seeds 1", "two runs do"),
         ("--data.test_split test", "--data.test_split val", "Shapes has no other split"),
     ],
