@@ -45,6 +45,8 @@ def refusal(message: str, known: Iterable[str]) -> str:
         known: All keys the parser takes, such as `model.lr`.
     """
     if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        if match[1].endswith((".yaml", ".yml", ".json")):
+            return f"{match[1]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
         return class_paths.refusal(match[1])
     if match := re.match(r"unrecognized arguments: --([\w.-]+)", message):
         return f"unknown option --{match[1]}{near(match[1], known)}"
