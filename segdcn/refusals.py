@@ -5,11 +5,12 @@ import importlib
 import inspect
 import re
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, get_args, get_type_hints
 
 from segdcn import class_paths
-from segdcn.errors import UserError
+from segdcn.errors import UserError, UserValueError
 
 
 @contextmanager
@@ -19,6 +20,27 @@ def one_line_refusals(parser: ArgumentParser) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(refusal(str(error), _known(parser))) from error
+
+
+def refuse_nulls(kind: type, settings: Mapping[str, Any], group: str) -> None:
+    """Refuse null for what cannot be null, which the parser takes for anything.
+
+    Args:
+        kind: The class that the settings are for.
+        settings: By name.
+        group: What stands before the name in a message: `model.`.
+
+    Raises:
+        UserValueError: A setting is null that has to be something.
+    """
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        with suppress(NameError):  # a hint that is there for type checkers only
+            hints |= get_type_hints(vars(base).get("__init__", object.__init__))
+    for name, value in settings.items():
+        hint = hints.get(name, Any)
+        if value is None and hint is not Any and type(None) not in get_args(hint):
+            raise UserValueError(f"{group}{name} is null; expected a value of type {getattr(hint, '__name__', hint)}")
 
 
 def _known(parser: ArgumentParser) -> set[str]:

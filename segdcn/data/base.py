@@ -4,6 +4,7 @@ A data set is one subclass of `SegmentationData` and one YAML. The subclass name
 classes and colours and lists its files; everything else is here.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserVal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_WORKERS = 512  # a slip of the keyboard must not fill the machine with processes
 
 
 @dataclass(frozen=True)
@@ -418,6 +420,8 @@ class SegmentationData(pl.LightningDataModule):
         for name in ("num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
+        if self.num_workers > MOST_WORKERS:
+            raise UserValueError(f"data.num_workers is {self.num_workers}; expected at most {MOST_WORKERS}")
         for name in ("train_limit", "eval_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserValueError(f"data.{name} is {getattr(self, name)}; expected 1 or more, or null for all")
@@ -444,5 +448,7 @@ class SegmentationData(pl.LightningDataModule):
             raise UserValueError(f"data.cache is {self.cache!r}; expected {', '.join(get_args(Kind))} or null")
         if self.cache == "ram" and self.cache_dir is not None:
             raise UserValueError("data.cache_dir is for data.cache disk; with ram the cache lies in shared memory")
-        if min(self.std) <= 0:
+        if not all(map(math.isfinite, self.mean)):
+            raise UserValueError(f"data.mean is {self.mean}; expected numbers")
+        if not all(0 < value < math.inf for value in self.std):
             raise UserValueError(f"data.std is {self.std}; expected positive numbers")

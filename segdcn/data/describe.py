@@ -9,7 +9,7 @@ import jsonargparse
 from segdcn import class_paths
 from segdcn.data.base import SegmentationData
 from segdcn.errors import MissingFileError, UserError, UserValueError
-from segdcn.refusals import one_line_refusals
+from segdcn.refusals import one_line_refusals, refuse_nulls
 from segdcn.yaml_files import read_yaml
 
 
@@ -46,7 +46,7 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
         raise UserValueError(
             f"{path} describes no data set; expected class_path and init_args, as in configs/data/voc.yaml"
         )
-    kind = _data_class(content["class_path"], path)
+    kind = data_class(content["class_path"], path)
     init_args = {**init_args, **settings}
     # As the parser of `fit` does it: types are checked, and lists become tuples.
     class_paths.restrict_parser()
@@ -57,10 +57,12 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
             checked = parser.parse_object(init_args).as_dict()
     except UserError as error:
         raise UserValueError(f"{path}: {error}") from error
+    refuse_nulls(kind, checked, f"{path}: ")
     return kind(**checked)
 
 
-def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
+def data_class(class_path: str, path: object) -> type[SegmentationData]:
+    """Import the class of a data set; errors are `load_data`'s and name `path`."""
     if not class_paths.is_allowed(class_path):
         raise UserValueError(f"{path}: {class_paths.refusal(class_path)}")
     module, _, name = class_path.rpartition(".")
