@@ -27,6 +27,7 @@ from segdcn.refusals import near, one_line_refusals
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+LONGEST_LINE = 600
 
 
 class Verb(NamedTuple):
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         cause = (error.__cause__ or error) if hasattr(error, "run_folder") else error
         if (refused := system_refusal(cause)) is not None:
-            print(f"segdcn: error: {refused}", file=sys.stderr)
+            print(f"segdcn: error: {_one_line(refused)}", file=sys.stderr)
             return EXIT_USER_ERROR
         path = _write_traceback(cause, args, getattr(error, "run_folder", None))
         what = _one_line(f"{type(cause).__name__}: {_original_message(cause)}")
@@ -260,7 +261,9 @@ def _original_message(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Join lines, and leave out the middle of what nobody would read."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 200]} ... {line[-150:]}"
 
 
 def _write_traceback(error: BaseException, args: list[str], folder: Path | None) -> Path:

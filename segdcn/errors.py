@@ -6,6 +6,7 @@ what came, what was expected and what to do.
 """
 
 import errno
+import re
 import signal
 
 # What the operating system refuses for a reason that lies outside of this program: permissions, paths, room, limits.
@@ -13,6 +14,8 @@ _SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE),
 }
+# torch's words for it, on the CPU and on a GPU.
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|Invalid buffer size|Storage size calculation overflowed")
 
 
 class UserError(Exception):
@@ -55,6 +58,8 @@ class Stopped(BaseException):
 
 def system_refusal(error: BaseException | None) -> str | None:
     """Say in a line what the operating system refused; None where the error is another."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        return "there is not enough memory; make batches, crops, windows or the network smaller"
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
         return None
     return f"{error.filename or 'a file could not be read or written'}: {error.strerror}"

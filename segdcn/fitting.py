@@ -1,6 +1,7 @@
 """What has to fit before a run begins: checkpoint and network, checkpoint and length, the trainer's settings."""
 
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,14 @@ STATE: dict[str, type] = {
     "optimizer_states": list,
     "pytorch-lightning_version": str,
     "segdcn": dict,
+}
+# Settings of the trainer that it does not check itself, or only when it is too late.
+LEAST = {
+    "check_val_every_n_epoch": (1, "1 or more, or null"),
+    "accumulate_grad_batches": (1, "1 or more"),
+    "log_every_n_steps": (0, "0 or more"),
+    "gradient_clip_val": (0, "0 or more, or null"),
+    "val_check_interval": (1e-9, "a number of batches, or a share of the epoch above 0"),
 }
 OPTIONAL = {"segdcn"}  # a Trainer without the command line writes none
 
@@ -70,6 +79,8 @@ def check_state(checkpoint: dict[str, Any], path: str) -> None:
                 f"training cannot go on from {path}, which holds {what} as {part!r}; "
                 "take one that fit saved, or start anew from weights"
             )
+    if "epoch_progress" not in checkpoint["loops"].get("fit_loop", {}):
+        raise InvalidDataError(f"training cannot go on from {path}, which does not say how far it was")
 
 
 def check_unfinished(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
@@ -99,11 +110,16 @@ def check_trainer(settings: dict[str, Any]) -> None:
     bare = {"logger": False, "callbacks": None, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         trainer = Trainer(**{**settings, **bare})
-    except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UserValueError(f"trainer: {error}") from error
-    every = settings["check_val_every_n_epoch"]
-    if every is not None and every < 1:
-        raise UserValueError(f"trainer.check_val_every_n_epoch is {every}; expected 1 or more, or null")
+    for name, (least, words) in LEAST.items():
+        if settings[name] is not None and settings[name] < least:
+            raise UserValueError(f"trainer.{name} is {settings[name]}; expected {words}")
+    for name in ("max_epochs", "max_steps"):
+        if settings[name] == 0:
+            raise UserValueError(
+                f"trainer.{name} is 0, which trains nothing; expected 1 or more, or -1 for no such end"
+            )
     # On one device, without a strategy for more, Lightning leaves batch normalisation as it is.
     several = isinstance(trainer.strategy, ParallelStrategy)
     if settings["sync_batchnorm"] and several and isinstance(trainer.accelerator, CPUAccelerator):
@@ -111,6 +127,15 @@ def check_trainer(settings: dict[str, Any]) -> None:
             "trainer.sync_batchnorm is true, but torch synchronises batch normalisation on GPUs only; "
             "set --trainer.sync_batchnorm false"
         )
+
+
+def is_of_settings(error: BaseException) -> bool:
+    """Tell whether Lightning refused a setting, which it does with errors of any type from its own code."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    where = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return isinstance(error, ValueError | TypeError) and where.startswith("pytorch_lightning.")
 
 
 def is_lost_connection(error: BaseException) -> bool:

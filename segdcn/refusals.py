@@ -6,11 +6,12 @@ import inspect
 import re
 import textwrap
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, get_args, get_type_hints
 
 from segdcn import class_paths
-from segdcn.errors import UserError
+from segdcn.errors import UserError, UserValueError
 
 
 @contextmanager
@@ -20,6 +21,27 @@ def one_line_refusals(parser: ArgumentParser) -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(refusal(str(error), _known(parser))) from error
+
+
+def refuse_nulls(kind: type, settings: Mapping[str, Any], group: str) -> None:
+    """Refuse null for what cannot be null, which the parser takes for anything.
+
+    Args:
+        kind: The class that the settings are for.
+        settings: By name.
+        group: What stands before the name in a message: `model.`.
+
+    Raises:
+        UserValueError: A setting is null that has to be something.
+    """
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        with suppress(NameError):  # a hint that is there for type checkers only
+            hints |= get_type_hints(vars(base).get("__init__", object.__init__))
+    for name, value in settings.items():
+        hint = hints.get(name, Any)
+        if value is None and hint is not Any and type(None) not in get_args(hint):
+            raise UserValueError(f"{group}{name} is null; expected a value (leave the line out for the default)")
 
 
 def _known(parser: ArgumentParser) -> set[str]:
@@ -49,6 +71,8 @@ def refusal(message: str, known: Iterable[str]) -> str:
     if file and (re.search(r"/|\.(ya?ml|json)$", file[2]) or "is not allowed" not in message):
         return f"{file[1]}: {file[2]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
     if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        if match[1].endswith((".yaml", ".yml", ".json")):
+            return f"{match[1]} is neither a file that can be read nor a class, such as segdcn.data.VOC"
         return class_paths.refusal(match[1])
     if match := re.match(r"unrecognized arguments: --([\w.-]+)", message):
         return f"unknown option --{match[1]}{near(match[1], known)}"

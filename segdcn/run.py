@@ -96,10 +96,9 @@ def create_run(runs_dir: Path, name: str, label: str = "") -> Run:
                 return Run(path)
             except FileExistsError:
                 number += 1
-    except OSError as error:
-        raise UserValueError(
-            f"cannot make a run folder in {parent}: {error.strerror}; choose another --runs_dir"
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserValueError(f"cannot make a run folder in {parent}: {reason}; choose another --runs_dir") from error
 
 
 def check_name(name: str) -> None:

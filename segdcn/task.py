@@ -20,6 +20,12 @@ from segdcn.run import HASH, network_weights
 # Where a checkpoint keeps the weights that were being trained, if `state_dict` holds averaged ones.
 TRAINED_WEIGHTS = "current_model_state"
 
+# Settings that are numbers of 0 or more.
+RATES = (
+    *("lr", "weight_decay", "encoder_lr_scale", "offset_lr_scale", "warmup_steps", "offset_warmup_steps", "poly_power"),
+    "aux_weight",
+)
+
 
 class SegmentationTask(LightningModule):
     """Train and measure a DeepLab network.
@@ -143,10 +149,13 @@ class SegmentationTask(LightningModule):
         if len(self.class_names) != num_classes:
             raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
 
+        for name in RATES:
+            if not 0 <= (value := self.hparams[name]) < math.inf:
+                raise UserValueError(f"model.{name} is {value}; expected a number of 0 or more")
+        if not 0 <= momentum < 1:
+            raise UserValueError(f"model.momentum is {momentum}; expected a number from 0 to below 1")
         if not 0 <= min_lr <= lr:
             raise UserValueError(f"model.min_lr is {min_lr}; expected a rate from 0 to model.lr, which is {lr}")
-        if aux_weight < 0:
-            raise UserValueError(f"model.aux_weight is {aux_weight}; expected 0 (no auxiliary head) or more")
         if lr_batch is not None and lr_batch < 1:
             raise UserValueError(f"model.lr_batch is {lr_batch}; expected a number of images, or null")
         if ema_decay is not None and not 0 <= ema_decay < 1:

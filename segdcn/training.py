@@ -43,11 +43,19 @@ from segdcn.code_version import code_version, told
 from segdcn.command_line import CommandLine
 from segdcn.data import SegmentationData
 from segdcn.data.class_weights import balanced_weights
+from segdcn.data.describe import data_class
 from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError, system_refusal
-from segdcn.fitting import check_checkpoint, check_state, check_trainer, check_unfinished, is_lost_connection
+from segdcn.fitting import (
+    check_checkpoint,
+    check_state,
+    check_trainer,
+    check_unfinished,
+    is_lost_connection,
+    is_of_settings,
+)
 from segdcn.help import HelpFormatter
 from segdcn.loggers import CSVLog, WandbLog, WandbMode, is_first_process, new_wandb_id, wandb_log, wandb_logger
-from segdcn.refusals import one_line_refusals
+from segdcn.refusals import one_line_refusals, refuse_nulls
 from segdcn.run import CHECKPOINT_WORDS, HASH, Run, RunFailed, check_name, create_run, find_checkpoint, read_checkpoint
 from segdcn.summary import iou_table, print_summary, size_table
 from segdcn.task import SegmentationTask
@@ -240,9 +248,18 @@ class SegmentationCLI(LightningCLI):
         self._parser(self.verb).prog = f"segdcn {self.verb}"
         with one_line_refusals(self._parser(self.verb)):
             self.config = parser.parse_args(args)
-        for group in ("trainer", "model", *CALLBACKS):
+        seed = self.settings.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise UserValueError(f"seed_everything is {seed}; expected 0 to {2**32 - 1}")
+        for name in ("runs_dir", "wandb", "wandb_project"):
+            if self.settings[name] is None:
+                raise UserValueError(f"{name} is null; expected a value")
+        for group, kind in {"trainer": Trainer, "model": SegmentationTask, **CALLBACKS}.items():
             if not isinstance(self.settings[group], Namespace):
                 raise UserValueError(f"{group} is {self.settings[group]!r}; expected settings by name, {{key: value}}")
+            refuse_nulls(kind, self.settings[group].as_dict(), f"{group}.")
+        kind = data_class(self.settings.data.class_path, "data")
+        refuse_nulls(kind, (self.settings.data.get("init_args") or Namespace()).as_dict(), "data.")
         if linked := sorted(self.line.model_keys_in_files() & LINKS.keys()):
             raise UserValueError(f"model.{linked[0]} cannot be set: it is taken from the data")
         for line in self.line.overruled():
@@ -507,6 +524,8 @@ class SegmentationCLI(LightningCLI):
                     f"training cannot go on from {self.settings.ckpt_path}, which is damaged or of another version: "
                     f"{type(error).__name__}: {error}"
                 ) from error
+            if not self.record.begun and is_of_settings(error):
+                raise UserValueError(f"trainer: {error}") from error
             if self.run is None:
                 raise
             raise RunFailed(self.run.path) from error

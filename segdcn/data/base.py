@@ -21,7 +21,7 @@ from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import check_file, check_size, read_id_map, read_picture, write_id_map
 from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
-from segdcn.data.settings import check_settings, refuse_null
+from segdcn.data.settings import check_settings
 from segdcn.data.transforms import EvalTransform, TrainTransform
 from segdcn.errors import InvalidDataError, MissingFileError, UserError, UserValueError
 
@@ -140,7 +140,6 @@ class SegmentationData(pl.LightningDataModule):
         cache: Kind | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        refuse_null(locals())
         super().__init__()
         self.root = Path(root).expanduser()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers

@@ -7,7 +7,7 @@ from typing import Any
 from segdcn import class_paths
 from segdcn.data.base import SegmentationData
 from segdcn.errors import MissingFileError, UserError, UserValueError
-from segdcn.refusals import one_line_refusals
+from segdcn.refusals import one_line_refusals, refuse_nulls
 from segdcn.yaml_files import read_yaml
 
 
@@ -46,7 +46,7 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
         )
     if unknown := sorted(map(str, content.keys() - {"class_path", "init_args"})):
         raise UserValueError(f"{path} has {unknown[0]} beside class_path and init_args; settings go below init_args")
-    kind = _data_class(content["class_path"], path)
+    kind = data_class(content["class_path"], path)
 
     # Imported here: half a second that reading pictures need not take.
     from jsonargparse import ArgumentParser
@@ -60,10 +60,12 @@ def build_data(content: Any, path: Path, settings: dict[str, Any]) -> Segmentati
             checked = parser.parse_object({"data": {**init_args, **settings}})
     except UserError as error:
         raise UserValueError(f"{path}: {error}") from error
+    refuse_nulls(kind, checked.data.as_dict(), f"{path}: data.")
     return kind(**checked.data.as_dict())
 
 
-def _data_class(class_path: str, path: Path) -> type[SegmentationData]:
+def data_class(class_path: str, path: object) -> type[SegmentationData]:
+    """Import the class of a data set; errors are `load_data`'s and name `path`."""
     if not class_paths.is_allowed(class_path):
         raise UserValueError(f"{path}: {class_paths.refusal(class_path)}")
     module, _, name = class_path.rpartition(".")

@@ -11,7 +11,6 @@ from segdcn.data.base import Sample, SegmentationData
 from segdcn.data.files import read_id_map, read_picture
 from segdcn.data.lists import join_below, read_list
 from segdcn.data.loading import IGNORE_INDEX
-from segdcn.data.settings import refuse_null
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
 
@@ -139,7 +138,6 @@ class Folder(SegmentationData):
         for given in self.class_names:
             if not isinstance(given, str):  # YAML reads yes, off and 1 as something else
                 raise UserValueError(f"data.classes names {given!r}; expected text (put it in quotation marks)")
-        refuse_null({"images": self.images, "labels": self.labels, "label_format": self.label_format})
         for name in ("images", "labels"):
             pattern = getattr(self, name)
             if "{name}" not in pattern or _fields(pattern) - {"name", "split"}:

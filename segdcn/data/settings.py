@@ -1,8 +1,7 @@
 """What the settings that all data sets share have to be."""
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from segdcn.data.cache import Kind
 from segdcn.errors import UserValueError
@@ -10,20 +9,7 @@ from segdcn.errors import UserValueError
 if TYPE_CHECKING:
     from segdcn.data.base import SegmentationData
 
-NULLABLE = {"resize", "train_limit", "eval_limit", "cache", "cache_dir"}
-
-
-def refuse_null(settings: Mapping[str, Any]) -> None:
-    """Refuse null, which YAML also makes of a setting with nothing behind it, where it means nothing.
-
-    The parser of the command line lets it pass whatever the type.
-
-    Raises:
-        UserValueError: A setting is null that cannot be.
-    """
-    for name, value in settings.items():
-        if value is None and name not in NULLABLE:
-            raise UserValueError(f"data.{name} is null; expected a value (leave the line out for the default)")
+MOST_WORKERS = 512  # a slip of the keyboard must not fill the machine with processes
 
 
 def check_settings(data: "SegmentationData") -> None:
@@ -43,6 +29,8 @@ def check_settings(data: "SegmentationData") -> None:
     for name in ("num_workers", "seed"):
         if getattr(data, name) < 0:
             refuse(name, "expected 0 or more")
+    if data.num_workers > MOST_WORKERS:
+        refuse("num_workers", f"expected at most {MOST_WORKERS}")
     for name in ("train_limit", "eval_limit"):
         if getattr(data, name) is not None and getattr(data, name) < 1:
             refuse(name, "expected 1 or more, or null for all")

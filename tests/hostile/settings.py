@@ -36,7 +36,13 @@ def file_of(group: str) -> tuple[str, str]:
 def set_key(name: str, value: Any) -> Mutation:
     group, _, key = name.partition(".")
     file, before = file_of(group) if key else ("base.yaml", "")
-    return Mutation(f"{name}: {str(value)[:60]!r}", edited(file, f"{before}{key or group}", value))
+    spoil = edited(file, f"{before}{key or group}", value)
+
+    def make(folder: Path, rng: Random) -> list[str]:
+        spoil(folder, rng)
+        return [word for word in FIT if name != "name" or word != "--name=new"]
+
+    return Mutation(f"{name}: {str(value)[:60]!r}", make)
 
 
 # A value of each type, for keys that take none of it.
@@ -67,7 +73,7 @@ def wrong_types() -> Iterator[Mutation]:
     for kind, keys in KEYS.items():
         for name in keys:
             for value in OTHERS[kind]:
-                if not (kind == "number" and value is True):
+                if not (kind == "number" and value is True) and not (value is None and name.startswith("trainer.")):
                     yield set_key(name, value)
 
 
@@ -91,7 +97,6 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "data.train_limit": [0, -1],
     "data.eval_limit": [0, -1],
     "data.root": ["", "nowhere", "shapes.yaml", "\0", "a" * 5000],
-    "data.cache_dir": ["/proc/cache"],
     "model.architecture": [""],
     "model.encoder": ["", "resnet17", "vgg11", "../resnet18"],
     "model.encoder_weights": ["nobody", ""],
@@ -273,15 +278,18 @@ def checked(spoil: Callable[[Path, Random], list[str]]) -> Callable[[Path, Rando
     return make
 
 
+OVERRULED = ("data.num_workers",)  # by an argument of `data check`
+
+
 def data_settings() -> Iterator[Mutation]:
     """What the other verbs read from a data YAML goes past the parser of `fit`."""
     for name, values in OUT_OF_RANGE.items():
-        if name.startswith("data.") and name not in ("data.cache_dir",):
+        if name.startswith("data.") and name not in OVERRULED:
             for value in values:
                 yield Mutation(f"check {name}: {str(value)[:50]!r}", checked(set_key(name, value).make), listed=True)
     for kind, keys in KEYS.items():
         for name in keys:
-            if name.startswith("data."):
+            if name.startswith("data.") and name not in OVERRULED:
                 for value in OTHERS[kind]:
                     yield Mutation(f"check {name}: {value!r}", checked(set_key(name, value).make), listed=True)
 
