@@ -70,12 +70,13 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
     for section in sections:
         parts += [f"## {section.title}", *section.texts]
         if section.table:
-            parts.append(_markdown_table(section.table))
+            parts.append(markdown_table(section.table))
         parts += [f"![{caption}]({PICTURES}/{files[id(picture)]})" for caption, picture in section.pictures.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Write a table as Markdown."""
     numbers = len(table.head) - table.texts
     rows = [table.head, ["---"] * table.texts + ["---:"] * numbers, *table.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

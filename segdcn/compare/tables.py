@@ -36,13 +36,13 @@ class Scores:
 
     def __init__(self, plan: Plan, records: Sequence[Record]) -> None:
         self.plan = plan
-        self._records = records
+        self.records = records
         finished = {record.variant for record in records}
         self.variants = [variant.name for variant in plan.variants if variant.name in finished]
 
     def of(self, variant: str, number: Number) -> dict[int, float | None]:
         """Give a number of every run of a variant, by seed."""
-        return {record.seed: number(record) for record in self._records if record.variant == variant}
+        return {record.seed: number(record) for record in self.records if record.variant == variant}
 
     def spread(self, variant: str, number: Number) -> Spread | None:
         """Sum up a number over a variant's runs."""
@@ -54,11 +54,11 @@ class Scores:
 
     def classes(self) -> list[str]:
         """List the classes."""
-        return list(self._records[0].results["IoU"])
+        return list(self.records[0].results["IoU"])
 
     def layers(self, variant: str) -> list[str]:
         """List a variant's deformable layers."""
-        return next(list(record.offsets) for record in self._records if record.variant == variant)
+        return next(list(record.offsets) for record in self.records if record.variant == variant)
 
 
 def miou(record: Record) -> float | None:

@@ -1,0 +1,58 @@
+"""docs/results.md and the script that writes its tables."""
+
+import importlib.util
+from dataclasses import asdict
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import pytest
+
+from segdcn.compare.plan import keep_plan, write_json
+from segdcn.compare.record import record_file
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts/evidence_tables"
+
+
+@pytest.fixture
+def script():
+    loader = SourceFileLoader("evidence_tables", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("evidence_tables", loader))
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def finished(tmp_path, plan, records):
+    """A comparison of which one run is not finished."""
+    folder = tmp_path / "evidence/runs/compare/rigid-layers"
+    keep_plan(folder, plan)
+    for job, record in zip(list(plan.jobs())[:-1], records, strict=False):
+        write_json(record_file(folder, job), asdict(record))
+    return tmp_path / "evidence"
+
+
+def test_the_page_has_the_tables_of_its_records(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--check"])
+    assert script.main() == 0, capsys.readouterr().out
+
+
+def test_records_are_kept_and_their_tables_written(script, finished, tmp_path, monkeypatch):
+    page = tmp_path / "results.md"
+    page.write_text(
+        "Before\n\n<!-- table rigid mIoU -->\n<!-- end -->\n\n<!-- table camvid mIoU -->\nold\n<!-- end -->\n"
+    )
+    monkeypatch.setattr(script, "PAGE", page)
+    monkeypatch.setattr(script, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), str(finished)])
+    assert script.main() == 0
+    written = page.read_text()
+    assert "| 0 deformable | 62.00 ± 2.00 | 60.00 | 62.00 | 64.00 |" in written
+    assert "| 3 deformable | 65.50 ± 0.71 | 65.00 | 66.00 | - |" in written
+    assert "8 runs, 2026-11-23, A CPU, 2 threads" in written
+    assert "Not run yet." in written and "old" not in written
+
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--check"])
+    assert script.main() == 0
+    page.write_text(written.replace("62.00 ± 2.00", "92.00 ± 2.00"))
+    assert script.main() == 1
