@@ -15,7 +15,7 @@ from torch import nn
 import segdcn.pictures
 from segdcn.layers import DeformableConv2d
 from segdcn.offsets import SamplingField, effective_dilation, output_pixel, record, trace
-from segdcn.pictures.offset_page import MODULATION_STEPS, OFFSET_STEPS, offset_page, pack
+from segdcn.pictures.offset_page import offset_page, pack
 
 SCRIPT = Path(segdcn.pictures.__file__).with_name("trace.js")
 
@@ -32,7 +32,7 @@ def run_node(program: str, given: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def fields() -> list[SamplingField]:
+def fields(as_packed) -> list[SamplingField]:
     """Three layers with random offsets and modulations, of awkward geometry, with a stride between them."""
     torch.manual_seed(3)
     network = nn.Sequential(
@@ -47,15 +47,7 @@ def fields() -> list[SamplingField]:
         if isinstance(layer, DeformableConv2d):
             nn.init.normal_(layer.offset_conv.weight, std=0.6)
     found = record(network, network, torch.randn(1, 3, 117, 90))
-    # As the page knows them.
-    rounded = [
-        replace(
-            field,
-            offset=(field.offset.double() * OFFSET_STEPS).round() / OFFSET_STEPS,
-            modulation=(field.modulation.double() * MODULATION_STEPS).round() / MODULATION_STEPS,
-        )
-        for field in found
-    ]
+    rounded = as_packed(found)
     assert all((a.offset - b.offset).abs().max() <= 1 / 128 for a, b in zip(found, rounded, strict=True))
     return rounded
 
