@@ -53,7 +53,7 @@ class Pictures(Callback):
     """
 
     def __init__(
-        self, count: int = 4, every_n_validations: int = 1, max_share: float = 0.01, max_side: int = 512, seed: int = 0
+        self, count: int = 4, every_n_validations: int = 1, max_share: float = 0.005, max_side: int = 512, seed: int = 0
     ) -> None:
         for name, value in {"count": count, "every_n_validations": every_n_validations, "seed": seed}.items():
             if value < 0:
