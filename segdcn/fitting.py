@@ -45,7 +45,13 @@ def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Ca
 
     Raises:
         UserValueError: It does not fit.
+        InvalidDataError: Lightning did not write it.
     """
+    if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
+        raise InvalidDataError(
+            "the checkpoint does not say which version of Lightning wrote it; fit, validate and test take those of fit, "
+            "others go to predict, export and offsets"
+        )
     saved = checkpoint["hyper_parameters"]
     if saved.get("class_names") != task.hparams["class_names"]:
         raise UserValueError(
