@@ -49,8 +49,8 @@ def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Ca
     """
     if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
         raise InvalidDataError(
-            "the checkpoint does not say which version of Lightning wrote it; fit, validate and test take those of fit, "
-            "others go to predict, export and offsets"
+            "the checkpoint does not say which version of Lightning wrote it; fit, validate and test take what fit "
+            "wrote, and predict, export and offsets others too"
         )
     saved = checkpoint["hyper_parameters"]
     if saved.get("class_names") != task.hparams["class_names"]:
