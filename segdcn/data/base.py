@@ -140,6 +140,8 @@ class SegmentationData(pl.LightningDataModule):
         cache: Kind | None = None,
         cache_dir: str | None = None,
     ) -> None:
+        # What a subclass has set before it called this, which is its own all the same.
+        own = set(vars(self))
         super().__init__()
         self.root = Path(root).expanduser()
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
@@ -156,7 +158,7 @@ class SegmentationData(pl.LightningDataModule):
         self.cached: SampleCache | None = None  # opened when `fit` is set up
         self._listed: dict[str, list[Sample]] = {}
         check_settings(self)
-        self._common = set(vars(self))
+        self._common = set(vars(self)) - own
 
     # What a data set says about itself
 

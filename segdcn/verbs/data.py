@@ -28,7 +28,7 @@ def make_shapes(
     maps. The same settings give the same pixels.
 
     Example:
-        segdcn data make-shapes --output data/shapes --seed 1
+        segdcn data make-shapes --output datasets/shapes --seed 1
 
     Args:
         output: Folder to write; it must be empty or not exist.

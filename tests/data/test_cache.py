@@ -134,6 +134,19 @@ class Tabled(VOC):
         self.table = np.arange(2000) == one
 
 
+class Bordered(VOC):
+    """A data set that stores a setting of its own before the base class is set up."""
+
+    def __init__(self, root, border):
+        self.border = border
+        super().__init__(root)
+
+
+def test_a_setting_of_its_own_counts_wherever_it_is_set(tmp_path):
+    left, right = (Bordered(str(tmp_path), border) for border in ("ignore", "object"))
+    assert left.own_settings() == {"border": "ignore"} and folder_name(left) != folder_name(right)
+
+
 def test_all_of_a_table_counts():
     """Printed, a long array shows only its ends."""
     assert folder_name(Tabled(1000)) != folder_name(Tabled(1001))

@@ -40,18 +40,24 @@ FEWER = "--train 4 --val 2 --size 64"
 REPLACED = {
     "README.md": [
         ("--output datasets/shapes\n", f"--output datasets/made {FEWER}\n", "the set is there, and smaller"),
-        ("--model.encoder_weights imagenet", "--model.encoder_weights null", "would be downloaded"),
-        ("deform_layers.yaml --local", "deform_layers.yaml --local --count 2", "two trials do"),
-        ("--point 210,340 --output street", "--point 210,340 --output looked", "street is a data set here"),
-        (
-            "configs/data/cityscapes.yaml --name NAME --ckpt_path best",
-            "configs/data/shapes.yaml --name NAME --ckpt_path best",
-            "the checkpoint here knows Shapes",
-        ),
+    ],
+    "docs/data_sets.md": [
+        ("benchmark data --data", "benchmark data --samples 4 --rounds 2 --workers 0 --data", "quicker"),
+    ],
+    "docs/evaluation.md": [
+        ("configs/data/cityscapes.yaml", "configs/data/shapes.yaml", "the checkpoint here knows Shapes"),
         ("'[512, 1024]'", "'[64, 64]'", "pictures are small"),
-        ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/JPEGImages/val*.png'", "the pictures that are here"),
-        ("--vary deform_layers=0,3 --seeds 3", "--vary deform_layers=0,1 --seeds 1", "two runs do"),
         ("--data.test_split test", "--data.test_split val", "Shapes has no other split"),
+    ],
+    "docs/tutorials/compare.md": [
+        ("--vary deform_layers=0,3 --seeds 3", "--vary deform_layers=0,1 --seeds 1", "two runs do"),
+    ],
+    "docs/tutorials/export.md": [("--size 512 1024", "--size 64 64 --rounds 2", "quicker")],
+    "docs/tutorials/predict.md": [
+        ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/JPEGImages/val*.png'", "the pictures that are here"),
+    ],
+    "docs/tutorials/train.md": [
+        ("--model.encoder_weights imagenet", "--model.encoder_weights null", "would be downloaded")
     ],
     "docs/first_pictures.md": [("datasets/shapes --seed 1", f"datasets/made --seed 1 {FEWER}", "quicker")],
     "docs/tutorials/sweeps.md": [
