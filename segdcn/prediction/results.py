@@ -16,6 +16,7 @@ from segdcn.prediction.inputs import Source
 
 LABELS, OVERLAYS, PROBABILITIES, LEGEND = "labels", "overlays", "probabilities", "legend.png"
 ENDINGS = {LABELS: ".png", OVERLAYS: ".jpg", PROBABILITIES: ".npy"}
+LONGEST_JPEG = 65500  # pixels of a side, in the library that all programs write JPEGs with
 
 
 class Results:
@@ -73,9 +74,16 @@ class Results:
             probabilities: (N, H, W) float16, if they are wanted.
 
         Raises:
+            UserValueError: The overlay would be larger than a JPEG can be.
             OSError: A file cannot be written.
         """
         if OVERLAYS in self.kinds:
+            if max(labels.shape) > LONGEST_JPEG:
+                height, width = labels.shape
+                raise UserValueError(
+                    f"its overlay would be {height}x{width} (height x width), but a JPEG has sides of at most "
+                    f"{LONGEST_JPEG}; pass --overlays false"
+                )
             with _whole(self.path(OVERLAYS, name)) as part:
                 Image.fromarray(overlay(picture, labels, self.palette)).save(part, quality=90)
         if probabilities is not None:

@@ -312,6 +312,36 @@ def test_a_full_disk_stops_the_run_and_leaves_no_part_of_a_file(network, tmp_pat
     assert files(tmp_path / "out") == []
 
 
+def test_a_picture_whose_results_no_file_can_hold_does_not_stop_the_rest(network, tmp_path, capsys):
+    """A JPEG has at most 65,500 pixels a side; a name has 255 bytes, and `.png` is four of them."""
+    save(tmp_path / "in" / "a wide one.png", 2, 65501)
+    save(tmp_path / "in" / "good.png")
+    save(tmp_path / ("x" * 254), format="PNG")
+    assert predict("in", "x" * 254, "--output=out") == 1
+    said = capsys.readouterr().out
+    assert "a wide one.png: its overlay would be 2x65501 (height x width), but a JPEG has sides of at most 65500" in said
+    assert "xxx: its results cannot be written (File name too long)" in said
+    assert files(tmp_path / "out") == ["labels/good.png", "legend.png", "overlays/good.jpg"]
+    assert predict("in", "--output=again", "--overlays=false") == 0
+    np.testing.assert_array_equal(stored(tmp_path / "again/labels/a wide one.png"), blocks(2, 65501)[1])
+
+
+def test_memory_that_runs_out_while_results_are_made_costs_one_picture(network, tmp_path, monkeypatch, capsys):
+    write = Results.write
+
+    def exhausted(self, name, *arguments):
+        if name == "large":
+            raise MemoryError
+        write(self, name, *arguments)
+
+    monkeypatch.setattr(Results, "write", exhausted)
+    for name in ("large", "small"):
+        save(tmp_path / "in" / f"{name}.png")
+    assert predict("in", "--output=out", "--overlays=false") == 1
+    assert "large.png: its results need more memory than there is" in capsys.readouterr().out
+    assert files(tmp_path / "out") == ["labels/small.png"]
+
+
 def test_classes_beyond_a_byte_are_stored_in_two(tmp_path):
     names = [f"{index}" for index in range(300)]
     results = Results(tmp_path, names, None, overlays=True, probabilities=False)
