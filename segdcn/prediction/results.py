@@ -23,7 +23,8 @@ class Results:
     """The folder of results.
 
         labels/<name>.png           class ids, with the classes' colours as palette
-        overlays/<name>.jpg         the picture with its labels laid over it; legend.png tells the colours
+        overlays/<name>.jpg         the picture with its labels laid over it
+        overlays/legend.png         which colour is which class
         probabilities/<name>.npy    (N, H, W) float16
 
     Args:
@@ -50,6 +51,11 @@ class Results:
         """Where a result goes."""
         return self.folder / kind / f"{name}{ENDINGS[kind]}"
 
+    @property
+    def legend_path(self) -> Path:
+        """Where the legend goes: into a folder of results, where it is not taken for a picture to label."""
+        return self.folder / OVERLAYS / LEGEND
+
     def make_folder(self) -> None:
         """Make the folder, and write the legend.
 
@@ -59,7 +65,7 @@ class Results:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if OVERLAYS in self.kinds:
-                with _whole(self.folder / LEGEND) as part:
+                with _whole(self.legend_path) as part:
                     legend(self.palette, self.class_names).save(part)
         except OSError as error:
             raise UserValueError(f"output {self.folder} cannot be written ({error.strerror})") from error
@@ -119,7 +125,7 @@ def check_places(results: Results, sources: Sequence[Source]) -> None:
     inside = results.folder.resolve()
     pictures = {os.path.realpath(source.path) for source in sources}
     paths = [results.path(kind, source.name) for kind in results.kinds for source in sources]
-    paths += [results.folder / LEGEND] * (OVERLAYS in results.kinds)
+    paths += [results.legend_path] * (OVERLAYS in results.kinds)
     folders = {parent for path in paths for parent in path.parents}
     for folder in sorted({path.parent for path in paths}):
         if not folder.resolve().is_relative_to(inside):

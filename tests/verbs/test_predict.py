@@ -73,7 +73,7 @@ def test_labels_overlays_and_probabilities_have_the_pictures_size_and_name(netwo
     assert predict("in", "--output=out", "--probabilities", "--json=report.json") == 0
     kinds = {"labels": ".png", "overlays": ".jpg", "probabilities": ".npy"}
     expected = [f"{kind}/{name}{ending}" for kind, ending in kinds.items() for name in ("a", "deep/b")]
-    assert files(tmp_path / "out") == sorted([*expected, "legend.png"])
+    assert files(tmp_path / "out") == sorted([*expected, "overlays/legend.png"])
     np.testing.assert_array_equal(stored(tmp_path / "out/labels/a.png"), one)
     np.testing.assert_array_equal(stored(tmp_path / "out/labels/deep/b.png"), two)
     with Image.open(tmp_path / "out/labels/a.png") as picture:
@@ -182,6 +182,17 @@ def test_results_stay_below_their_folder_and_spare_the_pictures(network, tmp_pat
 
 
 @pytest.mark.parametrize(
+@pytest.mark.parametrize("output", ["in", "in/out"])
+def test_results_among_the_pictures_are_not_labelled_the_next_time(network, tmp_path, output):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "deep" / "b.png")
+    for _ in range(2):
+        assert predict("in", f"--output={output}", "--overwrite") == 0
+        assert len(network) == 2
+        network.clear()
+    assert "overlays/legend.png" in files(tmp_path / output) and (tmp_path / "in" / "a.png").is_file()
+
+
     ("arguments", "message"),
     [
         (["nowhere.jpg"], "there is no nowhere.jpg"),
@@ -319,9 +330,11 @@ def test_a_picture_whose_results_no_file_can_hold_does_not_stop_the_rest(network
     save(tmp_path / ("x" * 254), format="PNG")
     assert predict("in", "x" * 254, "--output=out") == 1
     said = capsys.readouterr().out
-    assert "a wide one.png: its overlay would be 2x65501 (height x width), but a JPEG has sides of at most 65500" in said
+    assert (
+        "a wide one.png: its overlay would be 2x65501 (height x width), but a JPEG has sides of at most 65500" in said
+    )
     assert "xxx: its results cannot be written (File name too long)" in said
-    assert files(tmp_path / "out") == ["labels/good.png", "legend.png", "overlays/good.jpg"]
+    assert files(tmp_path / "out") == ["labels/good.png", "overlays/good.jpg", "overlays/legend.png"]
     assert predict("in", "--output=again", "--overlays=false") == 0
     np.testing.assert_array_equal(stored(tmp_path / "again/labels/a wide one.png"), blocks(2, 65501)[1])
 
