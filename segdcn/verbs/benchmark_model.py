@@ -1,6 +1,5 @@
 """`segdcn benchmark model`: what a trained network costs, beside its plain twin and its exports."""
 
-import json as json_module
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from segdcn.predictor import Predictor
 from segdcn.refusals import near
 from segdcn.task import SegmentationTask
 from segdcn.timing import Timing, alternate, machine, peak_memory
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 PLAIN = "plain"
 SIZE = [512, 1024]
@@ -136,7 +135,7 @@ def benchmark_model(
         if not difference <= DIFFERENCE:
             console.print(f"{name} computes something else: logits differ by {difference:.1%} of the largest")
     if json is not None:
-        Path(json).write_text(json_module.dumps({"machine": where, "model": model, "rows": rows}, indent=2) + "\n")
+        write_report(json, {"machine": where, "model": model, "rows": rows})
 
 
 def _wanted(exports: Sequence[str], device: torch.device) -> list[str]:

@@ -1,6 +1,5 @@
 """`segdcn convert`: weights that others trained, as files that segdcn uses."""
 
-import json as json_module
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from segdcn.layers import from_mmcv
 from segdcn.models import DeepLab
 from segdcn.models.weights import FoundDeepLab, WeightsFile, find_deeplab, find_encoder, listed, read_weights
 from segdcn.task import SegmentationTask
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 Part = Literal["network", "encoder", "layers"]
 SUFFIXES = {"network": ".ckpt", "encoder": ".safetensors", "layers": ".safetensors"}
@@ -119,7 +118,7 @@ def convert(
     console.print(f"{place}" if done.same else f"{place} was not written", soft_wrap=True)
     if json is not None:
         facts = {"source": source, "key": file.key, "part": part, "output": str(place) if done.same else None}
-        Path(json).write_text(json_module.dumps(facts | done.facts, indent=2) + "\n")
+        write_report(json, facts | done.facts)
     return 0 if done.same else 1
 
 

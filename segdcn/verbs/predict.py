@@ -1,6 +1,5 @@
 """`segdcn predict`: label maps of pictures, from whatever `segdcn.load` opens."""
 
-import json as json_module
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from segdcn.prediction.inputs import find_pictures
 from segdcn.prediction.labelling import Labelling
 from segdcn.prediction.results import ENDINGS, LABELS, Results, check_folder, check_places
 from segdcn.predictor import Predictor
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def predict(
@@ -138,7 +137,7 @@ def predict(
     }
     _print(console, result, folder)
     if json is not None:
-        Path(json).write_text(json_module.dumps(result, indent=2) + "\n")
+        write_report(json, result)
     return 1 if labelling.failed else 0
 
 
