@@ -16,7 +16,7 @@ from segdcn.data.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.export import read_trained
-from segdcn.export.output import check_output, publish, staged
+from segdcn.export.output import check_output, named_after, publish, staged
 from segdcn.export.verify import TOLERANCE, compare, other_sizes
 from segdcn.layers import from_mmcv
 from segdcn.models import DeepLab
@@ -96,10 +96,8 @@ def convert(
     part = part or ("encoder" if deeplab is None else "network")
     if part != "network" and (data is not None or deform_layers):
         raise UserValueError(f"data and deform_layers are for a network, but what is converted is: {part}")
-    place = Path(output or Path(source).with_name(f"{Path(source).stem}-{part}{SUFFIXES[part]}"))
-    check_output(place, SUFFIXES[part], overwrite)
-    if place.absolute() == Path(source).absolute():
-        raise UserValueError(f"output is {place}, which is what is converted; choose another")
+    place = Path(output) if output is not None else named_after(Path(source), f"-{part}{SUFFIXES[part]}")
+    check_output(place, SUFFIXES[part], overwrite, Path(source))
 
     with staged(place) as written, console.status("converting"):
         if deeplab is not None:
@@ -109,7 +107,7 @@ def convert(
         else:
             done = _convert_layers(file, written)
         if done.same:
-            publish(written, place)
+            publish(written, place, overwrite)
 
     for line in done.lines:
         console.print(line, soft_wrap=True)
