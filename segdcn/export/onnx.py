@@ -138,8 +138,10 @@ def read_onnx(path: Path) -> Predictor:
     _check_references(model, path)
     try:
         content = fingerprint(dict(_initializers(model, path.parent)))
-    except (ValueError, TypeError) as error:
-        raise InvalidDataError(f"{path} holds damaged weights: {str(error).splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # onnx raises whatever it trips over, and a type of its own for links
+        raise InvalidDataError(f"{path} holds damaged weights: {' '.join(str(error).split())}") from error
     if texts.get("content_sha256") != content:
         raise InvalidDataError(
             f"the weights in {path} are not those that were written: they were changed, or are damaged; "
@@ -176,7 +178,10 @@ def _check_references(model: Any, path: Path) -> None:
     """Refuse weights that are to be read from elsewhere than the file's own folder."""
     folder = path.parent.resolve()
     for place in _locations(model):
-        target = (folder / place).resolve()
+        try:
+            target = (folder / place).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a name that none can be, a loop of links
+            raise InvalidDataError(f"{path} keeps weights in {place!r}, which cannot be read ({error})") from error
         if os.path.isabs(place) or not target.is_relative_to(folder):
             raise InvalidDataError(f"{path} wants to read {place!r}, outside its own folder; it is not to be trusted")
         if not target.is_file():

@@ -112,7 +112,7 @@ def _description(path: Path) -> tuple[str, Description]:
         with zipfile.ZipFile(path) as archive:
             texts = json.loads(archive.read(f"{_root(archive)}/{MEMBER}"))
             intact = texts.get("content_sha256") == _content_hash(archive)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, IndexError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, OSError, IndexError) as error:
         raise InvalidDataError(f"{path} is damaged, or not a program that segdcn export wrote") from error
     description = Description.from_texts(texts, path)
     if not intact or texts.get("kind") not in ("program", "aoti"):
