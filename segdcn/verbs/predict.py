@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from segdcn.device import chosen_device, move
-from segdcn.errors import UserValueError
+from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.export import load
 from segdcn.inference import Inference
 from segdcn.prediction.inputs import find_pictures
@@ -149,7 +149,10 @@ def _inference(predictor: Predictor, chosen: Mapping[str, Any], whole: bool) -> 
             settings["eval_window"] = None
         case [side]:
             settings["eval_window"] = [side, side]
-    return Inference.of_settings(settings, predictor.description.size_divisor)
+    try:
+        return Inference.of_settings(settings, predictor.description.size_divisor)
+    except TypeError as error:  # what is chosen has been parsed; what a file says may be anything
+        raise InvalidDataError(f"the model keeps settings of validation that cannot be: {error}") from error
 
 
 @contextmanager

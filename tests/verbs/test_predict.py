@@ -10,6 +10,7 @@ from PIL import Image
 
 from segdcn import cli
 from segdcn.description import Description
+from segdcn.errors import InvalidDataError
 from segdcn.prediction import labelling
 from segdcn.prediction.results import Results
 from segdcn.predictor import Predictor
@@ -241,6 +242,12 @@ def test_settings_are_those_of_validation_unless_given():
     assert settings_of(chosen, False, config=kept) == ((4, 12), 0.5, (1.0,), False)
     assert settings_of({"eval_window": [16]}, False, config=kept)[0] == (16, 16)
     assert settings_of({}, True, config=kept)[0] is None
+
+
+@pytest.mark.parametrize("kept", [{"eval_window": "ab"}, {"eval_scales": 7}, {"eval_overlap": "half"}])
+def test_settings_in_a_file_that_cannot_be_are_refused(kept):
+    with pytest.raises(InvalidDataError, match="the model keeps settings of validation that cannot be"):
+        settings_of({}, False, config=kept)
 
 
 def test_pictures_of_one_size_make_batches(network, tmp_path):
