@@ -306,6 +306,24 @@ def test_other_archives_are_refused(checkpoint, tmp_path):
             segdcn.load(tmp_path / name, trust=True)
 
 
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2", "model.safetensors"])
+def test_what_cannot_be_a_network_again_is_told_what_can(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(InvalidDataError, match="give the checkpoint, or the folder of safetensors"):
+        read_trained(tmp_path / name)
+
+
+def test_one_file_of_a_folder_is_answered_with_the_folder(folder):
+    with pytest.raises(InvalidDataError, match="model.safetensors .* give the checkpoint, or the folder of safeten"):
+        segdcn.load(folder / "model.safetensors")
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(MissingFileError, match="is the folder of a run; give one of the files in .*/checkpoints"):
+        segdcn.load(tmp_path)
+
+
 def test_nothing_there_is_said_so(tmp_path):
     with pytest.raises(MissingFileError, match="there is no .*nothing.ckpt"):
         segdcn.load(tmp_path / "nothing.ckpt")
