@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import segdcn.ops  # noqa: F401 (registers the operators that are translated)
 from segdcn.description import Description
-from segdcn.errors import InvalidDataError, MissingLibraryError
+from segdcn.errors import InvalidDataError, MissingLibraryError, UserValueError
 from segdcn.export.capture import DEFORM_CONV, capture, check_operators
 from segdcn.export.portable import portable
 from segdcn.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from segdcn.predictor import Predictor
 
 OPSET = 19  # the first with DeformConv; newer ones exclude runtimes and add bfloat16, which is not used
 LARGEST = 1 << 31  # bytes of a protobuf, which is what an ONNX file is
+LARGEST_WEIGHTS = LARGEST - (1 << 24)  # with room for the graph
 
 
 def check_installed(*packages: str) -> None:
@@ -42,10 +43,17 @@ def write_onnx(network: nn.Module, description: Description, path: Path, *, port
 
     Raises:
         MissingLibraryError: A package is not installed.
-        UserValueError: The network calls operators that have no translation.
+        UserValueError: The network calls operators that have no translation, or is too large.
     """
     check_installed("onnx", "onnxscript", "onnxruntime")  # the last to prove it in, but it is asked for at the door
     import onnx
+
+    size = sum(weight.nbytes for weight in network.state_dict().values())
+    if size > LARGEST_WEIGHTS:
+        raise UserValueError(
+            f"the weights take {size:,} bytes, but an ONNX file holds {LARGEST:,} at most; try --half float16, or "
+            "export as program or safetensors"
+        )
 
     program = capture(portable(network) if portable_form else network, description.size_divisor)
     check_operators(program, set() if portable_form else {DEFORM_CONV}, "onnx-portable" if portable_form else "onnx")
