@@ -372,6 +372,14 @@ def test_classes_beyond_a_byte_are_stored_in_two(tmp_path):
     assert len({tuple(colour) for colour in results.palette}) == 300
 
 
+@pytest.mark.parametrize("flags", [["--overwrite"], ["--flip"], ["--flip", "false"], ["--overlays=false"]])
+def test_a_flag_may_stand_before_the_pictures(network, tmp_path, flags):
+    save(tmp_path / "a.png")
+    assert predict("--output=out", *flags, "a.png") == 0
+    assert (tmp_path / "out" / "labels" / "a.png").is_file()
+    assert len(network) == (2 if flags == ["--flip"] else 1)
+
+
 def test_programs_are_opened_when_they_are_trusted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png")
