@@ -61,7 +61,7 @@ def predict(
         inputs: Pictures, folders, glob patterns.
         output: Folder to write to; it must be empty or not exist.
         overlays: Write overlays.
-        probabilities: Write probabilities.
+        probabilities: Write probabilities: 2 bytes a class and pixel, 80 MB for 19 classes at 1024x2048.
         window: Label in overlapping windows of this size, for large pictures: one number, or height and width.
         whole: Show the network whole pictures, even if it was validated in windows.
         overlap: Share of a window that its neighbours cover too, from 0 to below 1.

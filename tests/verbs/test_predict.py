@@ -182,7 +182,6 @@ def test_results_stay_below_their_folder_and_spare_the_pictures(network, tmp_pat
     assert "other/labels/a.png would be a file of results, but is or will be a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
 @pytest.mark.parametrize("output", ["in", "in/out"])
 def test_results_among_the_pictures_are_not_labelled_the_next_time(network, tmp_path, output):
     save(tmp_path / "in" / "a.png")
@@ -194,6 +193,7 @@ def test_results_among_the_pictures_are_not_labelled_the_next_time(network, tmp_
     assert "overlays/legend.png" in files(tmp_path / output) and (tmp_path / "in" / "a.png").is_file()
 
 
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.jpg"], "there is no nowhere.jpg"),
