@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 LONGEST_LINE = 600
+YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "null")  # what may stand behind a flag
 
 
 class Verb(NamedTuple):
@@ -171,10 +172,12 @@ def _call(name: str, args: list[str]) -> int:
     if not verb.rest:  # there, a name may be one of fit's options
         _take_names(parser, args)
     lists = _spell_options(parser)
+    flags: set[str] = set()
     for action in parser._actions:
         kind = getattr(action, "_typehint", None)
         if kind in (bool, bool | None):
             action.nargs, action.const = "?", True  # --local alone is --local true
+            flags.update(action.option_strings)
         if kind == list[str] and not action.option_strings:
             action.nargs, action.metavar = "+", action.dest
             action._typehint = str  # type: ignore[attr-defined]  # of each, as it is given
@@ -182,7 +185,7 @@ def _call(name: str, args: list[str]) -> int:
     if verb.rest:
         args, rest = _divided(args, {option for action in parser._actions for option in action.option_strings})
     with one_line_refusals(parser):
-        settings = parser.instantiate(parser.parse_args(list(_repeated(args, lists))))
+        settings = parser.instantiate(parser.parse_args(list(_repeated(_alone(args, flags), lists))))
     return function(**settings.as_dict(), **({verb.rest: rest} if verb.rest else {})) or 0
 
 
@@ -221,7 +224,13 @@ def _divided(args: Sequence[str], options: set[str]) -> tuple[list[str], list[st
     return mine, others
 
 
-def _repeated(args: Sequence[str], lists: set[str]) -> Iterator[str]:
+def _alone(args: Sequence[str], flags: set[str]) -> Iterator[str]:
+    """Spell `--flag a.png` as `--flag=true a.png`, which it is not the value of."""
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        yield f"{arg}=true" if arg in flags and following.lower() not in YES_OR_NO else arg
+
+
+def _repeated(args: Iterable[str], lists: set[str]) -> Iterator[str]:
     """Spell `--point a b --point c` as jsonargparse wants it: each value with `--point+=`."""
     option = ""
     for arg in args:

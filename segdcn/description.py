@@ -54,7 +54,7 @@ class Description:
         known = {field.name: texts[field.name] for field in fields(cls) if field.name in texts}
         try:
             return cls.from_values({name: json.loads(text) for name, text in known.items()}, path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if isinstance(error, InvalidDataError):
                 raise
             raise InvalidDataError(f"{path}: its description is damaged: {error}") from error

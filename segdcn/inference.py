@@ -1,5 +1,6 @@
 """From an image of any size to logits: sliding windows, several scales, mirrored."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -59,7 +60,7 @@ class Inference:
             )
         if not 0 <= self.overlap < 1:
             raise UserValueError(f"the overlap of evaluation is {self.overlap}; expected a share from 0 to below 1")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserValueError(
                 f"the scales of evaluation are {list(self.scales)}; expected one or more positive factors"
             )

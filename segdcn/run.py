@@ -147,8 +147,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it has no state_dict and hyper_parameters")
     weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
-    plain = isinstance(weights, dict) and isinstance(settings, dict)
-    if not plain or not all(isinstance(weight, Tensor) for weight in weights.values()):
+    are_dicts = isinstance(weights, dict) and isinstance(settings, dict)
+    named = are_dicts and all(isinstance(name, str) for name in (*weights, *settings))
+    if not named or not all(map(_is_plain, weights.values())):
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it holds other things than weights and settings")
     if HASH in checkpoint and fingerprint(network_weights(weights)) != checkpoint[HASH]:
         raise InvalidDataError(
@@ -161,6 +162,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "take an earlier checkpoint"
         )
     return checkpoint
+
+
+def _is_plain(weight: object) -> bool:
+    """Whether it is a tensor with all its numbers in a row: not sparse, not quantised, not without storage."""
+    return (
+        isinstance(weight, Tensor)
+        and weight.layout == torch.strided
+        and weight.device.type == "cpu"
+        and not weight.is_quantized
+    )
 
 
 def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

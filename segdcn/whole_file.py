@@ -7,7 +7,13 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, errors: str = "strict") -> None:
-    """Write a text beside its place and move it there: on a full disk what was there stays, and nothing new is left."""
+    """Write a text beside its place and move it there: on a full disk what was there stays, and nothing new is left.
+
+    Links, pipes and devices are written to and stay what they are: nobody wants a file in the place of /dev/null.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8", errors=errors)
+        return
     beside = path.with_name(f"{path.name}.part")
     try:
         beside.write_text(text, encoding="utf-8", errors=errors)

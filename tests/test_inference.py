@@ -137,6 +137,8 @@ def test_what_is_impossible_in_every_view_stays_finite():
         ({"overlap": 1.0}, "overlap of evaluation is 1.0"),
         ({"scales": ()}, "one or more"),
         ({"scales": (1.0, -0.5)}, "positive factors"),
+        ({"scales": (1.0, float("nan"))}, "positive factors"),
+        ({"scales": (float("inf"),)}, "positive factors"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segdcn.description import Description
-from segdcn.errors import MissingFileError
+from segdcn.errors import InvalidDataError, MissingFileError
 from segdcn.export import onnx, program, safetensors
 from segdcn.export.half import HalfWeights
 from segdcn.export.trained import Trained, read_checkpoint
@@ -39,6 +39,10 @@ FORMATS = {
 }
 
 
+# Endings of files that a network cannot be rebuilt from: the last is half of a folder.
+NO_NETWORK = (".onnx", ".pt2", ".safetensors")
+
+
 def read_trained(path: Path) -> Trained:
     """Read a checkpoint, or a folder of safetensors; neither is executed.
 
@@ -48,6 +52,12 @@ def read_trained(path: Path) -> Trained:
     """
     if not path.exists():
         raise MissingFileError(f"there is no {path}; expected a checkpoint, or a folder of safetensors")
+    if path.is_file() and path.suffix in NO_NETWORK:
+        raise InvalidDataError(
+            f"{path} does not hold all that makes a network; give the checkpoint, or the folder of safetensors"
+        )
+    if (path / "checkpoints").is_dir():
+        raise MissingFileError(f"{path} is the folder of a run; give one of the files in {path / 'checkpoints'}")
     return safetensors.read_folder(path) if path.is_dir() else read_checkpoint(path)
 
 

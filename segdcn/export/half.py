@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from segdcn.errors import UserValueError
+
 
 def is_halved(name: str, tensor: Tensor) -> bool:
     """Whether a weight is stored in half precision: kernels are; what predicts offsets, and vectors, are not.
@@ -26,9 +28,19 @@ def halved(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a network with the weights that are left of its own when they are stored in `dtype`."""
+    """Copy a network with the weights that are left of its own when they are stored in `dtype`.
+
+    Raises:
+        UserValueError: Some are too large for it.
+    """
     copied = copy.deepcopy(network)
-    copied.load_state_dict(halved(copied.state_dict(), dtype))  # copies into float32
+    weights = halved(copied.state_dict(), dtype)
+    if lost := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise UserValueError(
+            f"{len(lost)} weights hold numbers above {torch.finfo(dtype).max:g}, the largest in "
+            f"{str(dtype).removeprefix('torch.')}, the first is {lost[0]}; try --half bfloat16, or leave it out"
+        )
+    copied.load_state_dict(weights)  # copies into float32
     return copied
 
 

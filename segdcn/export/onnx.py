@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import segdcn.ops  # noqa: F401 (registers the operators that are translated)
 from segdcn.description import Description
-from segdcn.errors import InvalidDataError, MissingLibraryError
+from segdcn.errors import InvalidDataError, MissingLibraryError, UserValueError
 from segdcn.export.capture import DEFORM_CONV, capture, check_operators
 from segdcn.export.portable import portable
 from segdcn.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from segdcn.predictor import Predictor
 
 OPSET = 19  # the first with DeformConv; newer ones exclude runtimes and add bfloat16, which is not used
 LARGEST = 1 << 31  # bytes of a protobuf, which is what an ONNX file is
+LARGEST_WEIGHTS = LARGEST - (1 << 24)  # with room for the graph
 
 
 def check_installed(*packages: str) -> None:
@@ -42,10 +43,17 @@ def write_onnx(network: nn.Module, description: Description, path: Path, *, port
 
     Raises:
         MissingLibraryError: A package is not installed.
-        UserValueError: The network calls operators that have no translation.
+        UserValueError: The network calls operators that have no translation, or is too large.
     """
     check_installed("onnx", "onnxscript", "onnxruntime")  # the last to prove it in, but it is asked for at the door
     import onnx
+
+    size = sum(weight.nbytes for weight in network.state_dict().values())
+    if size > LARGEST_WEIGHTS:
+        raise UserValueError(
+            f"the weights take {size:,} bytes, but an ONNX file holds {LARGEST:,} at most; try --half float16, or "
+            "export as program or safetensors"
+        )
 
     program = capture(portable(network) if portable_form else network, description.size_divisor)
     check_operators(program, set() if portable_form else {DEFORM_CONV}, "onnx-portable" if portable_form else "onnx")
@@ -138,8 +146,10 @@ def read_onnx(path: Path) -> Predictor:
     _check_references(model, path)
     try:
         content = fingerprint(dict(_initializers(model, path.parent)))
-    except (ValueError, TypeError) as error:
-        raise InvalidDataError(f"{path} holds damaged weights: {str(error).splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # onnx raises whatever it trips over, and a type of its own for links
+        raise InvalidDataError(f"{path} holds damaged weights: {' '.join(str(error).split())}") from error
     if texts.get("content_sha256") != content:
         raise InvalidDataError(
             f"the weights in {path} are not those that were written: they were changed, or are damaged; "
@@ -176,7 +186,10 @@ def _check_references(model: Any, path: Path) -> None:
     """Refuse weights that are to be read from elsewhere than the file's own folder."""
     folder = path.parent.resolve()
     for place in _locations(model):
-        target = (folder / place).resolve()
+        try:
+            target = (folder / place).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a name that none can be, a loop of links
+            raise InvalidDataError(f"{path} keeps weights in {place!r}, which cannot be read ({error})") from error
         if os.path.isabs(place) or not target.is_relative_to(folder):
             raise InvalidDataError(f"{path} wants to read {place!r}, outside its own folder; it is not to be trusted")
         if not target.is_file():

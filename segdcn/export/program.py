@@ -20,6 +20,7 @@ from segdcn.description import Description
 from segdcn.errors import InvalidDataError, MissingLibraryError, UserValueError
 from segdcn.export.capture import capture, check_operators, smallest_side
 from segdcn.export.portable import portable
+from segdcn.ops.precision import exact_float32
 from segdcn.predictor import Predictor
 
 MEMBER = "extra/segdcn.json"  # below the archive's own folder
@@ -50,6 +51,9 @@ def write_program(network: nn.Module, description: Description, path: Path, *, p
 def write_package(network: nn.Module, description: Description, path: Path) -> None:
     """Compile the network for this kind of machine; segdcn's operators are called, not compiled in.
 
+    On a GPU, deformable convolutions stay exact in float32: whether they may round to TF32 is decided here, since
+    it is a constant of the graph. Torch's own decide it when the package is run.
+
     Raises:
         MissingLibraryError: There is no C++ compiler.
         UserValueError: The package is for a GPU and there is none.
@@ -65,7 +69,8 @@ def write_package(network: nn.Module, description: Description, path: Path) -> N
     if description.device == "cuda" and not torch.cuda.is_available():
         raise UserValueError("device is cuda, but torch sees no GPU here; compile on the kind of machine it is for")
     network = ChannelsLast(network).to(description.device)
-    program = capture(network, description.size_divisor, description.device)
+    with exact_float32():
+        program = capture(network, description.size_divisor, description.device)
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     _describe(path, "aoti", program, description)
 
@@ -112,7 +117,7 @@ def _description(path: Path) -> tuple[str, Description]:
         with zipfile.ZipFile(path) as archive:
             texts = json.loads(archive.read(f"{_root(archive)}/{MEMBER}"))
             intact = texts.get("content_sha256") == _content_hash(archive)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, IndexError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, OSError, IndexError) as error:
         raise InvalidDataError(f"{path} is damaged, or not a program that segdcn export wrote") from error
     description = Description.from_texts(texts, path)
     if not intact or texts.get("kind") not in ("program", "aoti"):

@@ -49,7 +49,7 @@ def read_folder(path: Path) -> Trained:
     try:
         written = json.loads((path / CONFIG).read_text())
         weights = safetensors.torch.load_file(path / WEIGHTS)
-    except (ValueError, safetensors.SafetensorError) as error:
+    except (ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise InvalidDataError(f"{path} holds a damaged file: {str(error).splitlines()[0]}") from error
     if not isinstance(written, dict):
         raise InvalidDataError(f"{path / CONFIG} holds no settings")

@@ -65,18 +65,27 @@ def read_task(path: Path) -> tuple[SegmentationTask, Description, bool]:
     return task, Description.from_values(values, path), run.HASH in checkpoint
 
 
+def build(config: Mapping[str, Any], path: object) -> SegmentationTask:
+    """Build what `config` describes, with random weights.
+
+    Raises:
+        InvalidDataError: The settings make no network; the message names `path`.
+    """
+    try:
+        # encoder_weights: replaced anyway, and never to be downloaded.
+        return SegmentationTask(**{**config, "encoder_weights": None})
+    except Exception as error:  # of whatever settings may be in a file
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidDataError(f"{path}: its settings make no network: {what}") from error
+
+
 def rebuild(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> SegmentationTask:
     """Build the network that `config` describes and give it weights.
 
     Raises:
         InvalidDataError: The settings make no network, or not one with these weights.
     """
-    try:
-        # encoder_weights: replaced anyway, and never to be downloaded.
-        task = SegmentationTask(**{**config, "encoder_weights": None})
-    except Exception as error:  # of whatever settings may be in a file
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidDataError(f"{path}: its settings make no network: {what}") from error
+    task = build(config, path)
     network = task.network
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}

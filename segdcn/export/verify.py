@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from segdcn.ops.precision import exact_float32
 from segdcn.predictor import Run
 
 # Of the largest logit. Trained networks were seen to differ by 1e-6 to 1e-5 of it: float32 sums in another order,
@@ -50,8 +51,9 @@ class Comparison:
 
 
 @torch.no_grad()
+@exact_float32()
 def compare(network: nn.Module, exported: Run, inputs: Iterable[tuple[str, Tensor]]) -> list[Comparison]:
-    """Run both on the same normalised images.
+    """Run both on the same normalised images, on a GPU too without the rounding to TF32, which is no difference.
 
     Args:
         network: The reference, in evaluation mode on the CPU.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from segdcn.errors import UserValueError
@@ -19,8 +20,8 @@ def from_mmcv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     1. `conv_offset` becomes `offset_conv`. Its channels are in the same order: (dy, dx) interleaved
        per tap, offset group after offset group, then DCNv2's factors.
-    2. DCNv2 multiplies reads by sigmoid, we by 2*sigmoid: `weight` is halved, which is exact. `bias`
-       is not multiplied by the factors and stays.
+    2. DCNv2 multiplies reads by sigmoid, we by 2*sigmoid: `weight` is halved, which is exact (and float32
+       where half precision has no such number). `bias` is not multiplied by the factors and stays.
 
     Which of the two it is, and how many offset groups it has, is seen from the shapes. All else is kept
     as it is; stride, padding and dilation are not in a state dict.
@@ -54,7 +55,8 @@ def from_mmcv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for end in ("weight", "bias"):
             converted[f"{prefix}offset_conv.{end}"] = converted.pop(f"{old}.{end}")
         if modulated:
-            converted[f"{prefix}weight"] = weight / 2
+            half = weight / 2
+            converted[f"{prefix}weight"] = half if torch.equal(half * 2, weight) else weight.float() / 2
     return converted
 
 

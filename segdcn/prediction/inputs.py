@@ -34,11 +34,12 @@ def find_pictures(inputs: Sequence[str], results: Sequence[Path]) -> list[Source
 
     Args:
         inputs: As the user gave them.
-        results: Folders of results, which are not looked into for pictures.
+        results: Folders of results: pictures that a folder or a pattern finds in them are left out.
 
     Raises:
         MissingFileError: One of the inputs names nothing.
-        UserValueError: Two pictures would give results of the same name, or a name leads out of the folder.
+        UserValueError: Two pictures would give results of the same name, a name leads out of the folder, or
+            an input is empty.
         InvalidDataError: A folder cannot be read.
     """
     skipped = {os.path.realpath(folder) for folder in results}
@@ -57,6 +58,8 @@ def find_pictures(inputs: Sequence[str], results: Sequence[Path]) -> list[Source
 
 def _named_by(given: str, skipped: set[str]) -> Iterator[tuple[Path, str]]:
     """Give each picture that one input names, and its path below the input."""
+    if not given:  # a variable of the shell that is not set; to Path it is the folder one is in
+        raise UserValueError("one of the inputs is empty; expected pictures, folders or glob patterns")
     path = Path(given)
     if path.is_dir():
         pictures = list(_below(path, skipped))
@@ -69,7 +72,11 @@ def _named_by(given: str, skipped: set[str]) -> Iterator[tuple[Path, str]]:
         parts = path.parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = Path(*parts[:fixed])
-        matches = [match for match in sorted(glob.glob(given, recursive=True)) if not os.path.isdir(match)]
+        matches = [
+            match
+            for match in sorted(glob.glob(given, recursive=True))
+            if not os.path.isdir(match) and not _lies_in(match, skipped)
+        ]
         if not matches:
             raise MissingFileError(f"no file matches {given}")
         for match in matches:
@@ -81,6 +88,12 @@ def _named_by(given: str, skipped: set[str]) -> Iterator[tuple[Path, str]]:
             yield Path(match), below
     else:
         raise MissingFileError(f"there is no {given}; expected pictures, folders or glob patterns such as 'a/*.jpg'")
+
+
+def _lies_in(path: str, folders: set[str]) -> bool:
+    """Whether a file lies in one of some real folders, or below."""
+    where = Path(os.path.realpath(os.path.dirname(path)))
+    return any(where.is_relative_to(folder) for folder in folders)
 
 
 def _below(folder: Path, skipped: set[str]) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """Pictures read ahead, labelled in batches, and written while the next ones are labelled."""
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,14 +20,17 @@ THREADS = 4  # for reading and writing, which on a GPU take longer than labellin
 MOST_WRITING = 4  # pictures whose results are held in memory until they are written
 BATCHES_WAITING = 4  # as many pictures may wait for others of their size
 
+# What the system refuses because of one file alone; anything else it would refuse for the next one too.
+OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EFBIG)
+
 Read = tuple[Source, np.ndarray]
 
 
 class Labelling:
     """Labels pictures.
 
-    What cannot be read or does not fit into memory is noted and left out. After an error or Ctrl-C what
-    had been labelled is written still.
+    What cannot be read, does not fit into memory, or has results that no file can hold is noted and left
+    out. After an error or Ctrl-C what had been labelled is written still.
 
     Args:
         predictor: Labels them.
@@ -52,7 +56,7 @@ class Labelling:
         self.batch_size, self.advance = batch_size, advance
         self.finished = 0
         self.failed: list[tuple[Path, str]] = []
-        self._writing: deque[Future[None]] = deque()
+        self._writing: deque[tuple[Source, Future[None]]] = deque()
 
     def run(self, sources: Sequence[Source]) -> None:
         """Label all of them.
@@ -66,7 +70,7 @@ class Labelling:
                     self._label(pool, batch)
                 self._collect(0)
         finally:
-            self.finished += sum(not write.cancelled() and write.exception() is None for write in self._writing)
+            self.finished += sum(not write.cancelled() and write.exception() is None for _, write in self._writing)
 
     def _read_ahead(self, pool: ThreadPoolExecutor, sources: Sequence[Source]) -> Iterator[Read]:
         reading: deque[tuple[Source, Future[np.ndarray]]] = deque()
@@ -99,7 +103,8 @@ class Labelling:
         else:
             for (source, pixels), labels, share, finite in zip(batch, *found, strict=True):
                 if finite:
-                    self._writing.append(pool.submit(self.results.write, source.name, pixels, labels, share))
+                    write = pool.submit(self.results.write, source.name, pixels, labels, share)
+                    self._writing.append((source, write))
                 else:
                     self._fail(source, f"{source.path}: what the network computes is infinite or NaN")
             self._collect(MOST_WRITING)
@@ -116,13 +121,22 @@ class Labelling:
     def _collect(self, left: int) -> None:
         """Wait until no more than `left` pictures are to be written."""
         while len(self._writing) > left:
+            source, write = self._writing.popleft()
             try:
-                self._writing.popleft().result()
+                write.result()
+            except UserError as error:
+                self._fail(source, f"{source.path}: {error}")
+            except MemoryError:
+                self._fail(source, f"{source.path}: its results need more memory than there is")
             except OSError as error:
-                where = error.filename or self.results.folder
-                raise UserValueError(f"{where} cannot be written ({error.strerror or error})") from error
-            self.finished += 1
-            self.advance()
+                reason = error.strerror or str(error)
+                if error.errno not in OF_ONE_FILE:
+                    where = error.filename or self.results.folder
+                    raise UserValueError(f"{where} cannot be written ({reason})") from error
+                self._fail(source, f"{source.path}: its results cannot be written ({reason})")
+            else:
+                self.finished += 1
+                self.advance()
 
     def _fail(self, source: Source, reason: str) -> None:
         self.failed.append((source.path, reason))

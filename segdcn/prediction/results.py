@@ -16,13 +16,15 @@ from segdcn.prediction.inputs import Source
 
 LABELS, OVERLAYS, PROBABILITIES, LEGEND = "labels", "overlays", "probabilities", "legend.png"
 ENDINGS = {LABELS: ".png", OVERLAYS: ".jpg", PROBABILITIES: ".npy"}
+LONGEST_JPEG = 65500  # pixels of a side, in the library that all programs write JPEGs with
 
 
 class Results:
     """The folder of results.
 
         labels/<name>.png           class ids, with the classes' colours as palette
-        overlays/<name>.jpg         the picture with its labels laid over it; legend.png tells the colours
+        overlays/<name>.jpg         the picture with its labels laid over it
+        overlays/legend.png         which colour is which class
         probabilities/<name>.npy    (N, H, W) float16
 
     Args:
@@ -49,6 +51,11 @@ class Results:
         """Where a result goes."""
         return self.folder / kind / f"{name}{ENDINGS[kind]}"
 
+    @property
+    def legend_path(self) -> Path:
+        """Where the legend goes: into a folder of results, where it is not taken for a picture to label."""
+        return self.folder / OVERLAYS / LEGEND
+
     def make_folder(self) -> None:
         """Make the folder, and write the legend.
 
@@ -58,7 +65,7 @@ class Results:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if OVERLAYS in self.kinds:
-                with _whole(self.folder / LEGEND) as part:
+                with _whole(self.legend_path) as part:
                     legend(self.palette, self.class_names).save(part)
         except OSError as error:
             raise UserValueError(f"output {self.folder} cannot be written ({error.strerror})") from error
@@ -73,9 +80,16 @@ class Results:
             probabilities: (N, H, W) float16, if they are wanted.
 
         Raises:
+            UserValueError: The overlay would be larger than a JPEG can be.
             OSError: A file cannot be written.
         """
         if OVERLAYS in self.kinds:
+            if max(labels.shape) > LONGEST_JPEG:
+                height, width = labels.shape
+                raise UserValueError(
+                    f"its overlay would be {height}x{width} (height x width), but a JPEG has sides of at most "
+                    f"{LONGEST_JPEG}; pass --overlays false"
+                )
             with _whole(self.path(OVERLAYS, name)) as part:
                 Image.fromarray(overlay(picture, labels, self.palette)).save(part, quality=90)
         if probabilities is not None:
@@ -111,7 +125,7 @@ def check_places(results: Results, sources: Sequence[Source]) -> None:
     inside = results.folder.resolve()
     pictures = {os.path.realpath(source.path) for source in sources}
     paths = [results.path(kind, source.name) for kind in results.kinds for source in sources]
-    paths += [results.folder / LEGEND] * (OVERLAYS in results.kinds)
+    paths += [results.legend_path] * (OVERLAYS in results.kinds)
     folders = {parent for path in paths for parent in path.parents}
     for folder in sorted({path.parent for path in paths}):
         if not folder.resolve().is_relative_to(inside):

@@ -1,6 +1,5 @@
 """`segdcn benchmark model`: what a trained network costs, beside its plain twin and its exports."""
 
-import json as json_module
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,12 +22,11 @@ from segdcn.device import chosen_device, move, out_of_memory
 from segdcn.errors import MissingFileError, UserValueError
 from segdcn.export import FORMATS, load, read_trained, write
 from segdcn.export.formats import predictor
-from segdcn.export.trained import Trained
+from segdcn.export.trained import Trained, build
 from segdcn.predictor import Predictor
 from segdcn.refusals import near
-from segdcn.task import SegmentationTask
 from segdcn.timing import Timing, alternate, machine, peak_memory
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 PLAIN = "plain"
 SIZE = [512, 1024]
@@ -101,9 +99,9 @@ def benchmark_model(
     height, width = _size(size or SIZE, description)
     own = path.name if path.name not in (PLAIN, *FORMATS) else f"{path.name} (MODEL)"
     candidates = {own: first}
-    networks = {own: trained.network if trained is not None else _network(description.config)}
+    networks = {own: trained.network if trained is not None else build(description.config, model).network.eval()}
     if description.config.get("deform_layers"):
-        networks[PLAIN] = _plain(description.config, networks[own])
+        networks[PLAIN] = _plain(description.config, networks[own], model)
         candidates[PLAIN] = predictor(Trained(networks[PLAIN], description))
     with tempfile.TemporaryDirectory(prefix="segdcn-") as folder:
         for name in wanted:
@@ -136,7 +134,7 @@ def benchmark_model(
         if not difference <= DIFFERENCE:
             console.print(f"{name} computes something else: logits differ by {difference:.1%} of the largest")
     if json is not None:
-        Path(json).write_text(json_module.dumps({"machine": where, "model": model, "rows": rows}, indent=2) + "\n")
+        write_report(json, {"machine": where, "model": model, "rows": rows})
 
 
 def _wanted(exports: Sequence[str], device: torch.device) -> list[str]:
@@ -163,14 +161,9 @@ def _size(size: Sequence[int], description: Description, name: str = "the networ
     return sides[0], sides[1]
 
 
-def _network(config: Mapping[str, Any], **changes: Any) -> nn.Module:
-    """Build the network of some settings, with random weights."""
-    return SegmentationTask(**{**config, "encoder_weights": None, **changes}).network.eval()
-
-
-def _plain(config: Mapping[str, Any], network: nn.Module) -> nn.Module:
+def _plain(config: Mapping[str, Any], network: nn.Module, path: object) -> nn.Module:
     """Build a network with plain convolutions for the deformable ones, and otherwise the same weights."""
-    plain = _network(config, deform_layers=0)
+    plain = build({**config, "deform_layers": 0}, path).network.eval()
     wanted = plain.state_dict().keys()
     plain.load_state_dict({name: weight for name, weight in network.state_dict().items() if name in wanted})
     return plain

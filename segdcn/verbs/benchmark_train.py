@@ -1,10 +1,8 @@
 """`segdcn benchmark train`: what deformable layers cost in a training step of a whole network."""
 
-import json as json_module
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from segdcn.errors import UserValueError
 from segdcn.layers import DeformableConv2d
 from segdcn.task import SegmentationTask
 from segdcn.timing import Timing, alternate, machine, peak_memory
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 PLAIN, OURS, THEIRS = "plain", "deformable", "torchvision's operator"
 CLASSES = 19  # Cityscapes'
@@ -105,7 +103,7 @@ def benchmark_train(
     where = f"{machine(target)}; torch {torch.__version__}; medians of {rounds} alternating rounds"
     console.print(_table(what, rows), where)
     if json is not None:
-        Path(json).write_text(json_module.dumps({"network": what, "machine": where, "rows": rows}, indent=2) + "\n")
+        write_report(json, {"network": what, "machine": where, "rows": rows})
 
 
 def _network(name: str, settings: dict[str, Any], deform_layers: int) -> SegmentationTask:

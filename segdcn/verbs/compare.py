@@ -1,6 +1,5 @@
 """`segdcn compare`: one recipe in several variants with several seeds each, and a report."""
 
-import json as json_module
 import shlex
 import signal
 import sys
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segdcn.errors import Stopped, UserError, UserValueError
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 
 def compare(
@@ -175,7 +174,7 @@ def _report(
         console.print(f"failed    {run}: {reason}", markup=False)
     if json is not None:
         figures = {"plan": plan.as_json(), "runs": [asdict(record) for record in records], "failed": failed}
-        Path(json).write_text(json_module.dumps(figures, indent=2) + "\n")
+        write_report(json, figures)
     return int(bool(failed))
 
 

@@ -1,6 +1,5 @@
 """`segdcn convert`: weights that others trained, as files that segdcn uses."""
 
-import json as json_module
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +16,13 @@ from segdcn.data.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationData
 from segdcn.data.describe import load_data
 from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.export import read_trained
-from segdcn.export.output import check_output, publish, staged
+from segdcn.export.output import check_output, named_after, publish, staged
 from segdcn.export.verify import TOLERANCE, compare, other_sizes
 from segdcn.layers import from_mmcv
 from segdcn.models import DeepLab
 from segdcn.models.weights import FoundDeepLab, WeightsFile, find_deeplab, find_encoder, listed, read_weights
 from segdcn.task import SegmentationTask
-from segdcn.verbs.report_file import check_report_file
+from segdcn.verbs.report_file import check_report_file, write_report
 
 Part = Literal["network", "encoder", "layers"]
 SUFFIXES = {"network": ".ckpt", "encoder": ".safetensors", "layers": ".safetensors"}
@@ -97,10 +96,8 @@ def convert(
     part = part or ("encoder" if deeplab is None else "network")
     if part != "network" and (data is not None or deform_layers):
         raise UserValueError(f"data and deform_layers are for a network, but what is converted is: {part}")
-    place = Path(output or Path(source).with_name(f"{Path(source).stem}-{part}{SUFFIXES[part]}"))
-    check_output(place, SUFFIXES[part], overwrite)
-    if place.absolute() == Path(source).absolute():
-        raise UserValueError(f"output is {place}, which is what is converted; choose another")
+    place = Path(output) if output is not None else named_after(Path(source), f"-{part}{SUFFIXES[part]}")
+    check_output(place, SUFFIXES[part], overwrite, Path(source))
 
     with staged(place) as written, console.status("converting"):
         if deeplab is not None:
@@ -110,7 +107,7 @@ def convert(
         else:
             done = _convert_layers(file, written)
         if done.same:
-            publish(written, place)
+            publish(written, place, overwrite)
 
     for line in done.lines:
         console.print(line, soft_wrap=True)
@@ -119,7 +116,7 @@ def convert(
     console.print(f"{place}" if done.same else f"{place} was not written", soft_wrap=True)
     if json is not None:
         facts = {"source": source, "key": file.key, "part": part, "output": str(place) if done.same else None}
-        Path(json).write_text(json_module.dumps(facts | done.facts, indent=2) + "\n")
+        write_report(json, facts | done.facts)
     return 0 if done.same else 1
 
 

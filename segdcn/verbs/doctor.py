@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import groupby
@@ -40,6 +39,7 @@ except Exception as error:
 try:
     from segdcn import ops
     from segdcn.ops import library, reference, roi_reference
+    from segdcn.ops.precision import exact_float32
 except Exception as error:
     ops_problem = _one_line(error)
 
@@ -361,7 +361,7 @@ def _compare(operator: str, dtype: str, device: str) -> Finding:
         given = {key: tensor.to(device) for key, tensor in rounded.items()}
         definition = getattr(roi_reference if "roi" in operator else reference, operator)
         expected = _outcome(definition, exact, settings)
-        with _exact_float32():
+        with exact_float32():
             got = _outcome(getattr(ops, operator), given, settings)
         errors = {key: _relative_error(got[key], value) for key, value in expected.items()}
     except Exception as error:
@@ -372,18 +372,6 @@ def _compare(operator: str, dtype: str, device: str) -> Finding:
         return Finding(name, f"{', '.join(wrong)}; at most {limit:g}", "problem", _rebuild(), figures)
     result, *gradients = errors.values()
     return Finding(name, f"{result:.1e}, {max(gradients):.1e}; at most {limit:g}", figures=figures)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Keep a GPU from rounding float32 to TF32, as torch lets convolutions do."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
 
 
 def _outcome(function: Callable[..., "torch.Tensor"], tensors: dict[str, "torch.Tensor"], settings: dict) -> dict:

@@ -19,7 +19,7 @@ from segdcn.errors import UserError, UserValueError
 from segdcn.export import FORMATS, load, read_trained, write
 from segdcn.export.formats import predictor
 from segdcn.export.half import rounded
-from segdcn.export.output import check_output, publish, staged
+from segdcn.export.output import check_output, named_after, publish, staged
 from segdcn.export.trained import Trained
 from segdcn.export.verify import TOLERANCE, Comparison, compare, other_sizes, padded
 from segdcn.metrics import ConfusionMatrix
@@ -78,14 +78,14 @@ def export(
         UserError: Something given does not fit, or a package is missing.
     """
     source, kind = Path(checkpoint), FORMATS[format]
-    place = Path(output) if output is not None else source.with_name(source.stem + kind.ending)
-    check_output(place, kind.suffix, overwrite)
     if json is not None:
         check_report_file(json)
     if device != "cpu" and format != "aoti":
         raise UserValueError(f"device is {device}, but {format} is for any; leave it out")
+    trained = read_trained(source)  # before the output is looked at: who mistypes it reads about it
+    place = Path(output) if output is not None else named_after(source, kind.ending)
+    check_output(place, kind.suffix, overwrite, source)
     described = _data(data, root)
-    trained = read_trained(source)
     if described is not None and list(described.class_names) != trained.description.class_names:
         raise UserValueError(
             f"{data} has the classes {', '.join(described.class_names)}, but the network was trained for "
@@ -107,7 +107,7 @@ def export(
             compared = compare(stored.network, opened.run, inputs)
         same = all(one.agrees for one in compared)
         if same:
-            publish(written, place)
+            publish(written, place, overwrite)
     result: dict[str, Any] = {
         "checkpoint": str(source),
         "format": format,

@@ -1,6 +1,7 @@
 """The file that a verb writes its report to: checked before the work, which may take long."""
 
 import json as json_module
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def check_report_file(json: str, option: str = "json") -> None:
     if path.is_dir() or not path.parent.is_dir():
         raise UserValueError(f"{option} is {json}, but must be a file in a folder that exists")
     there = path.exists()
+    if path.is_fifo():
+        return  # to open it would wait for whoever reads it
     try:
         path.open("a").close()  # permissions alone do not say whether a disk can be written
         if not there:
@@ -27,5 +30,13 @@ def check_report_file(json: str, option: str = "json") -> None:
 
 
 def write_report(json: str, report: Any) -> None:
-    """Write the report, whole or not at all."""
-    write_whole(Path(json), json_module.dumps(report, indent=2) + "\n")
+    """Write the report, whole or not at all; what is infinite or NaN is null, since JSON has no such numbers."""
+    write_whole(Path(json), json_module.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

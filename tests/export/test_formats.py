@@ -1,8 +1,10 @@
 """Every format on a tiny network: the same logits at sizes that were not there at export."""
 
+import copy
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from segdcn.export.half import HalfWeights, rounded
 from segdcn.export.verify import TOLERANCE
 from segdcn.layers import DeformableConv3d
 from segdcn.ops import deform_psroi_pool
+from segdcn.verbs.export import FormatName
 
 # Exported at 2 x 16 x 24. The last has maps of a single pixel, which programs are not for.
 SIZES = [(1, 20, 36), (3, 44, 8), (2, 16, 24)]
@@ -124,6 +127,17 @@ def test_half_weights_compute_what_the_rounded_network_computes(tiny, describe, 
     assert opened.description.weights_dtype == dtype
 
 
+def test_weights_too_large_for_half_precision_are_refused(tiny):
+    network = copy.deepcopy(tiny)
+    network.head.weight.data[0] = 70_000
+    message = (
+        "1 weights hold numbers above 65504, the largest in float16, the first is head.weight; try --half bfloat16"
+    )
+    with pytest.raises(UserValueError, match=message):
+        rounded(network, torch.float16)
+    assert rounded(network, torch.bfloat16).head.weight[0, 0] == 70_144  # the nearest there is
+
+
 @pytest.fixture
 def volume(network_with):
     class Flat(nn.Module):
@@ -168,6 +182,17 @@ def test_a_missing_package_is_named_with_what_installs_it(tiny, describe, tmp_pa
         MissingLibraryError, match=r"need onnx, onnxscript, onnxruntime: pip install 'segdcn\[export\]'"
     ):
         FORMATS["onnx"].write(tiny, describe(tiny), tmp_path / "a.onnx")
+
+
+def test_a_network_too_large_for_onnx_is_refused_before_anything_is_written(tiny, describe, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "LARGEST_WEIGHTS", 1000)
+    with pytest.raises(UserValueError, match="bytes, but an ONNX file holds 2,147,483,648 at most; try --half float16"):
+        FORMATS["onnx"].write(tiny, describe(tiny), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_formats_of_the_command_line_are_those_there_are():
+    assert get_args(FormatName) == tuple(FORMATS)
 
 
 def test_a_missing_compiler_is_said_before_anything_is_compiled(tiny, describe, tmp_path):

@@ -63,11 +63,34 @@ def test_settings_that_cannot_be_are_refused(checkpoint, tmp_path, change, messa
         segdcn.load(saved_with(checkpoint, tmp_path, hyper_parameters=settings))
 
 
-@pytest.mark.parametrize("content", [{"weight": torch.zeros(1)}, {"state_dict": {"a": 1}, "hyper_parameters": {}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"weight": torch.zeros(1)},
+        {"state_dict": {"a": 1}, "hyper_parameters": {}},
+        {"state_dict": {"network.a": torch.zeros(1)}, "hyper_parameters": {5: 1}},
+    ],
+)
 def test_other_things_that_torch_saved_are_no_checkpoints(tmp_path, content):
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(InvalidDataError, match="is not a checkpoint of segdcn"):
         segdcn.load(tmp_path / "a.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda: {7: torch.zeros(1)},
+        lambda: {"network.a": torch.eye(3).to_sparse()},
+        lambda: {"network.a": torch.zeros(3, device="meta")},
+        lambda: {"network.a": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)},
+    ],
+    ids=["a name that is a number", "sparse", "without storage", "quantised"],
+)
+def test_weights_that_are_no_rows_of_numbers_are_refused(checkpoint, tmp_path, weights):
+    with pytest.raises(InvalidDataError, match="holds other things than weights and settings"):
+        segdcn.load(saved_with(checkpoint, tmp_path, state_dict=weights()))
 
 
 class Bomb:
@@ -139,7 +162,7 @@ def test_safetensors_with_missing_keys_are_refused_even_with_a_fitting_hash(fold
         segdcn.load(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"class_names": 7}'])
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "{}", '{"class_names": 7}'])
 def test_a_damaged_config_is_refused(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(InvalidDataError, match="damaged|no settings|does not say"):
@@ -204,6 +227,29 @@ def test_the_same_in_a_node_is_refused(tiny, describe, tmp_path):
         segdcn.load(path)
 
 
+def test_weights_that_cannot_be_read_are_refused_in_one_line(tiny, describe, tmp_path):
+    """The package onnx reads no links, and trips over kinds of numbers that it does not know."""
+    (tmp_path / "weights.bin").write_bytes(bytes(12))
+    (tmp_path / "link.bin").symlink_to("weights.bin")
+    (tmp_path / "loop.bin").symlink_to("loop.bin")
+    for place, message in {
+        "link.bin": "holds damaged weights: .* is a symbolic link",
+        "loop.bin": "which cannot be read|which is not there",
+        "nothing.bin": "keeps weights in 'nothing.bin', which is not there",
+        "a\0b": "which cannot be read",
+    }.items():
+        with pytest.raises(InvalidDataError, match=message):
+            segdcn.load(write_plain(tmp_path / "a.onnx", tiny, describe, place))
+    for change in ({"data_type": 99}, {"raw_data": b"123"}, {"dims": [7]}):
+        path = write_plain(tmp_path / "a.onnx", tiny, describe)
+        model = onnx.load(path)
+        (weight,) = model.graph.initializer
+        weight.MergeFrom(onnx.TensorProto(**change))
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(InvalidDataError, match="holds damaged weights: [^\n]+$"):
+            segdcn.load(path)
+
+
 def test_a_changed_or_foreign_onnx_file_is_refused(tiny, describe, tmp_path):
     path = write_plain(tmp_path / "a.onnx", tiny, describe, content_sha256="0" * 64)
     with pytest.raises(InvalidDataError, match="the weights in .* are not those that were written"):
@@ -217,8 +263,9 @@ def test_a_changed_or_foreign_onnx_file_is_refused(tiny, describe, tmp_path):
 
 
 def test_a_damaged_description_is_refused(tiny, describe, tmp_path):
-    with pytest.raises(InvalidDataError, match="its description is damaged"):
-        segdcn.load(write_plain(tmp_path / "a.onnx", tiny, describe, mean="[0.5,"))
+    for text in ("[0.5,", "[" * 100_000):
+        with pytest.raises(InvalidDataError, match="its description is damaged"):
+            segdcn.load(write_plain(tmp_path / "a.onnx", tiny, describe, mean=text))
     with pytest.raises(InvalidDataError, match=r"mean is \[0.5\], which cannot be"):
         segdcn.load(write_plain(tmp_path / "b.onnx", tiny, describe, mean="[0.5]"))
 
@@ -257,6 +304,24 @@ def test_other_archives_are_refused(checkpoint, tmp_path):
     for name in ("a.pt2", "b.pt2", "c.pt2"):
         with pytest.raises(InvalidDataError, match="damaged, or not a program that segdcn export wrote"):
             segdcn.load(tmp_path / name, trust=True)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2", "model.safetensors"])
+def test_what_cannot_be_a_network_again_is_told_what_can(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(InvalidDataError, match="give the checkpoint, or the folder of safetensors"):
+        read_trained(tmp_path / name)
+
+
+def test_one_file_of_a_folder_is_answered_with_the_folder(folder):
+    with pytest.raises(InvalidDataError, match="model.safetensors .* give the checkpoint, or the folder of safeten"):
+        segdcn.load(folder / "model.safetensors")
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(MissingFileError, match="is the folder of a run; give one of the files in .*/checkpoints"):
+        segdcn.load(tmp_path)
 
 
 def test_nothing_there_is_said_so(tmp_path):

@@ -128,6 +128,11 @@ def test_what_cannot_be_is_refused_in_one_line(run_folder, monkeypatch, capsys, 
     assert [path.name for path in run_folder.parent.iterdir()] == ["best.ckpt"]
 
 
+def test_a_mistyped_checkpoint_is_what_is_said(tmp_path, capsys):
+    assert export(tmp_path / "typo" / "best.ckpt") == cli.EXIT_USER_ERROR
+    assert f"there is no {tmp_path / 'typo' / 'best.ckpt'}" in capsys.readouterr().err
+
+
 def test_half_weights_take_half_the_space_and_the_change_is_told(run_folder, data, tmp_path, capsys):
     flags = ("--format=safetensors", f"--json={tmp_path / 'a.json'}")
     assert export(run_folder, *flags) == 0

@@ -46,6 +46,19 @@ def test_a_network_that_rounds_more_is_allowed_ten_times_its_own_error():
         assert only(Scaled(noise=1e-3), lambda image, added=added: Scaled()(image) + added).agrees == agrees
 
 
+def test_a_gpu_does_not_round_to_tf32_while_it_is_compared():
+    """That is a thousandth, ten times what is allowed; who runs the file decides about it."""
+    convolutions, seen = torch.backends.cudnn.conv, []
+    before = convolutions.fp32_precision
+
+    def exported(image):
+        seen.append(convolutions.fp32_precision)
+        return Scaled()(image)
+
+    assert only(Scaled(), exported).agrees
+    assert seen == ["ieee"] and convolutions.fp32_precision == before
+
+
 def test_another_size_is_never_the_same():
     found = only(Scaled(), lambda image: Scaled()(image)[:, :, :1])
     assert not found.agrees and found.changed == 1

@@ -116,6 +116,15 @@ def test_at_the_start_of_dcnv2_its_half_is_kept():
     torch.testing.assert_close(ours(image), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_half_of_the_smallest_numbers_of_half_precision_is_exact_too():
+    """2**-24 is the smallest that float16 has, and 3 * 2**-24 is odd: their halves need float32."""
+    for smallest, dtype in ((2.0**-24, torch.float32), (3 * 2.0**-24, torch.float32), (2.0**-14, torch.float16)):
+        theirs = {"weight": torch.full((2, 2, 3, 3), smallest, dtype=torch.float16)}
+        theirs |= {"conv_offset.weight": torch.zeros(27, 2, 3, 3), "conv_offset.bias": torch.zeros(27)}
+        found = from_mmcv(theirs)["weight"]
+        assert found.dtype == dtype and (found == smallest / 2).all()
+
+
 def test_in_a_network_only_deformable_layers_change_and_old_names_are_known():
     network = nn.ModuleDict({"conv1": nn.Conv2d(4, 4, 3), "conv2": Pack(4, 4, 3, deform_groups=4, fields=3)})
     given = network.state_dict()

@@ -60,7 +60,12 @@ def test_a_picture_that_is_named_twice_is_labelled_once(tree):
 
 
 def test_folders_of_results_are_not_looked_into(tree):
-    assert names("p", results=[tree / "p" / "x"]) == [("p/a.jpg", "a")]
+    results = [tree / "p" / "x"]
+    assert names("p", results=results) == [("p/a.jpg", "a")]
+    assert names("p/**/*.*", results=results) == [("p/a.jpg", "a"), ("p/notes.txt", "notes")]
+    assert names("p/x/b.PNG", results=results) == [("p/x/b.PNG", "b")]  # who names it wants it
+    with pytest.raises(MissingFileError, match="no file matches p/x/"):
+        names("p/x/*.PNG", results=results)
 
 
 def test_links_to_folders_are_followed_once(tree):
@@ -77,6 +82,8 @@ def test_what_names_nothing_is_refused(tree):
     }.items():
         with pytest.raises(MissingFileError, match=message):
             names("p/a.jpg", given)
+    with pytest.raises(UserValueError, match="one of the inputs is empty"):
+        names("p/a.jpg", "")
     (tree / "empty").mkdir()
     with pytest.raises(MissingFileError, match="the folder empty holds no pictures; their names end in .jpg"):
         names("empty")

@@ -8,7 +8,6 @@ import torch
 from segdcn.errors import UserValueError
 from segdcn.timing import Timing, alternate, peak_memory
 from segdcn.verbs import benchmark
-from segdcn.verbs.report_file import check_report_file
 
 TINY = "1,4,5,6,4,1"
 
@@ -77,14 +76,6 @@ def test_memory_that_runs_out_is_named_with_the_size(error, monkeypatch):
     monkeypatch.setattr(benchmark, "alternate", exhausted)
     with pytest.raises(UserValueError, match=f"size {TINY} in float32 does not fit into the memory of cpu"):
         benchmark.ops(sizes=[TINY])
-
-
-def test_a_check_of_the_file_leaves_none_behind(tmp_path):
-    check_report_file(str(tmp_path / "new.json"))
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "old.json").write_text("old")
-    check_report_file(str(tmp_path / "old.json"))
-    assert (tmp_path / "old.json").read_text() == "old"
 
 
 def test_candidates_take_turns():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segdcn.cli import main
-from segdcn.errors import UserValueError
+from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.export import read_trained
 from segdcn.predictor import Predictor
 from segdcn.verbs import benchmark_model as verb
@@ -47,13 +47,19 @@ def test_the_checkpoint_its_plain_twin_and_an_export_are_timed(checkpoint, tmp_p
 
 def test_the_plain_twin_is_the_same_network_but_for_the_offsets(checkpoint):
     trained = read_trained(checkpoint)
-    plain = verb._plain(trained.description.config, trained.network)
+    plain = verb._plain(trained.description.config, trained.network, "best.ckpt")
     image = torch.randn(1, 3, 32, 48)
     with torch.no_grad():
         assert (plain(image) - trained.network(image)).abs().max() > 1e-3
         for name, parameter in trained.network.named_parameters():
             parameter.mul_(0 if "offset_conv" in name else 1)
         torch.testing.assert_close(plain(image), trained.network(image), rtol=1e-4, atol=1e-4)
+
+
+def test_settings_in_a_file_that_make_no_network_are_refused_in_one_line():
+    """An ONNX file may come from anywhere; its plain twin is built from what it says."""
+    with pytest.raises(InvalidDataError, match="a.onnx: its settings make no network: .*'colour'"):
+        verb._plain({"num_classes": 3, "colour": 1}, torch.nn.Identity(), "a.onnx")
 
 
 def test_what_computes_something_else_is_named(checkpoint, monkeypatch, capsys):

@@ -194,8 +194,11 @@ def test_nothing_is_overwritten_unless_told_and_never_the_source(resnet, tmp_pat
     assert convert(resnet[0], "--output", path) == cli.EXIT_USER_ERROR
     assert "a.safetensors exists; choose another --output, or pass --overwrite true" in capsys.readouterr().err
     assert convert(resnet[0], "--output", path, "--overwrite") == 0
-    assert convert(path, "--output", path, "--overwrite") == cli.EXIT_USER_ERROR
-    assert "which is what is converted" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    for same in (path, tmp_path / "folder" / ".." / path.name):
+        assert convert(path, "--output", same, "--overwrite") == cli.EXIT_USER_ERROR
+        assert "which is what it would be made from; choose another" in capsys.readouterr().err
+    (tmp_path / "folder").rmdir()
     after = safetensors.torch.load_file(path)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert list(tmp_path.iterdir()) == [path]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segdcn import cli
 from segdcn.description import Description
+from segdcn.errors import InvalidDataError
 from segdcn.prediction import labelling
 from segdcn.prediction.results import Results
 from segdcn.predictor import Predictor
@@ -73,7 +74,7 @@ def test_labels_overlays_and_probabilities_have_the_pictures_size_and_name(netwo
     assert predict("in", "--output=out", "--probabilities", "--json=report.json") == 0
     kinds = {"labels": ".png", "overlays": ".jpg", "probabilities": ".npy"}
     expected = [f"{kind}/{name}{ending}" for kind, ending in kinds.items() for name in ("a", "deep/b")]
-    assert files(tmp_path / "out") == sorted([*expected, "legend.png"])
+    assert files(tmp_path / "out") == sorted([*expected, "overlays/legend.png"])
     np.testing.assert_array_equal(stored(tmp_path / "out/labels/a.png"), one)
     np.testing.assert_array_equal(stored(tmp_path / "out/labels/deep/b.png"), two)
     with Image.open(tmp_path / "out/labels/a.png") as picture:
@@ -181,6 +182,17 @@ def test_results_stay_below_their_folder_and_spare_the_pictures(network, tmp_pat
     assert "other/labels/a.png would be a file of results, but is or will be a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("output", ["in", "in/out"])
+def test_results_among_the_pictures_are_not_labelled_the_next_time(network, tmp_path, output):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "deep" / "b.png")
+    for _ in range(2):
+        assert predict("in", f"--output={output}", "--overwrite") == 0
+        assert len(network) == 2
+        network.clear()
+    assert "overlays/legend.png" in files(tmp_path / output) and (tmp_path / "in" / "a.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -230,6 +242,12 @@ def test_settings_are_those_of_validation_unless_given():
     assert settings_of(chosen, False, config=kept) == ((4, 12), 0.5, (1.0,), False)
     assert settings_of({"eval_window": [16]}, False, config=kept)[0] == (16, 16)
     assert settings_of({}, True, config=kept)[0] is None
+
+
+@pytest.mark.parametrize("kept", [{"eval_window": "ab"}, {"eval_scales": 7}, {"eval_overlap": "half"}])
+def test_settings_in_a_file_that_cannot_be_are_refused(kept):
+    with pytest.raises(InvalidDataError, match="the model keeps settings of validation that cannot be"):
+        settings_of({}, False, config=kept)
 
 
 def test_pictures_of_one_size_make_batches(network, tmp_path):
@@ -312,6 +330,38 @@ def test_a_full_disk_stops_the_run_and_leaves_no_part_of_a_file(network, tmp_pat
     assert files(tmp_path / "out") == []
 
 
+def test_a_picture_whose_results_no_file_can_hold_does_not_stop_the_rest(network, tmp_path, capsys):
+    """A JPEG has at most 65,500 pixels a side; a name has 255 bytes, and `.png` is four of them."""
+    save(tmp_path / "in" / "a wide one.png", 2, 65501)
+    save(tmp_path / "in" / "good.png")
+    save(tmp_path / ("x" * 254), format="PNG")
+    assert predict("in", "x" * 254, "--output=out") == 1
+    said = capsys.readouterr().out
+    assert (
+        "a wide one.png: its overlay would be 2x65501 (height x width), but a JPEG has sides of at most 65500" in said
+    )
+    assert "xxx: its results cannot be written (File name too long)" in said
+    assert files(tmp_path / "out") == ["labels/good.png", "overlays/good.jpg", "overlays/legend.png"]
+    assert predict("in", "--output=again", "--overlays=false") == 0
+    np.testing.assert_array_equal(stored(tmp_path / "again/labels/a wide one.png"), blocks(2, 65501)[1])
+
+
+def test_memory_that_runs_out_while_results_are_made_costs_one_picture(network, tmp_path, monkeypatch, capsys):
+    write = Results.write
+
+    def exhausted(self, name, *arguments):
+        if name == "large":
+            raise MemoryError
+        write(self, name, *arguments)
+
+    monkeypatch.setattr(Results, "write", exhausted)
+    for name in ("large", "small"):
+        save(tmp_path / "in" / f"{name}.png")
+    assert predict("in", "--output=out", "--overlays=false") == 1
+    assert "large.png: its results need more memory than there is" in capsys.readouterr().out
+    assert files(tmp_path / "out") == ["labels/small.png"]
+
+
 def test_classes_beyond_a_byte_are_stored_in_two(tmp_path):
     names = [f"{index}" for index in range(300)]
     results = Results(tmp_path, names, None, overlays=True, probabilities=False)
@@ -320,6 +370,14 @@ def test_classes_beyond_a_byte_are_stored_in_two(tmp_path):
     results.write("a", np.zeros((2, 3, 3), np.uint8), labels, None)
     np.testing.assert_array_equal(stored(tmp_path / "labels" / "a.png"), labels)
     assert len({tuple(colour) for colour in results.palette}) == 300
+
+
+@pytest.mark.parametrize("flags", [["--overwrite"], ["--flip"], ["--flip", "false"], ["--overlays=false"]])
+def test_a_flag_may_stand_before_the_pictures(network, tmp_path, flags):
+    save(tmp_path / "a.png")
+    assert predict("--output=out", *flags, "a.png") == 0
+    assert (tmp_path / "out" / "labels" / "a.png").is_file()
+    assert len(network) == (2 if flags == ["--flip"] else 1)
 
 
 def test_programs_are_opened_when_they_are_trusted(tmp_path, monkeypatch, capsys):
