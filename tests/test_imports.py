@@ -51,7 +51,7 @@ ALLOWED = {
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "code_version", "class_paths", "whole_file"),
+        *("command_line", "fitting", "code_version", "class_paths", "stopwatch", "whole_file"),
     },
     "training_process": {"errors"},
     "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process"},
