@@ -16,15 +16,10 @@ from segdcn.inference import Inference
 from segdcn.metrics import Evaluation, WeightedMean
 from segdcn.models import build_deeplab
 from segdcn.run import HASH, network_weights
+from segdcn.task_settings import check_settings
 
 # Where a checkpoint keeps the weights that were being trained, if `state_dict` holds averaged ones.
 TRAINED_WEIGHTS = "current_model_state"
-
-# Settings that are numbers of 0 or more.
-RATES = (
-    *("lr", "weight_decay", "encoder_lr_scale", "offset_lr_scale", "warmup_steps", "offset_warmup_steps", "poly_power"),
-    "aux_weight",
-)
 
 
 class SegmentationTask(LightningModule):
@@ -143,23 +138,8 @@ class SegmentationTask(LightningModule):
         super().__init__()
         # logger=False: the command line logs the whole resolved configuration instead.
         self.save_hyperparameters(logger=False)
-        if not 1 <= num_classes <= losses.IGNORE:
-            raise UserValueError(f"num_classes is {num_classes}; expected 1 to {losses.IGNORE}: labels are 8 bits")
+        check_settings(self.hparams)
         self.class_names = class_names or [f"class {index}" for index in range(num_classes)]
-        if len(self.class_names) != num_classes:
-            raise UserValueError(f"{len(self.class_names)} class_names for {num_classes} classes; give one for each")
-
-        for name in RATES:
-            if not 0 <= (value := self.hparams[name]) < math.inf:
-                raise UserValueError(f"model.{name} is {value}; expected a number of 0 or more")
-        if not 0 <= momentum < 1:
-            raise UserValueError(f"model.momentum is {momentum}; expected a number from 0 to below 1")
-        if not 0 <= min_lr <= lr:
-            raise UserValueError(f"model.min_lr is {min_lr}; expected a rate from 0 to model.lr, which is {lr}")
-        if lr_batch is not None and lr_batch < 1:
-            raise UserValueError(f"model.lr_batch is {lr_batch}; expected a number of images, or null")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise UserValueError(f"model.ema_decay is {ema_decay}; expected a number from 0 to below 1, or null")
         # Ones stand in for what is to be computed, so that `loss` is checked now.
         self.loss = self._weighted_loss([1.0] * num_classes if class_weights == "balanced" else class_weights)
 

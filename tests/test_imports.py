@@ -22,7 +22,8 @@ ALLOWED = {
     "losses": {"errors"},
     "optim": {"errors"},
     "inference": {"errors"},
-    "task": {"errors", "models", "losses", "metrics", "optim", "inference", "fingerprint", "run"},
+    "task_settings": {"errors", "losses"},
+    "task": {"errors", "models", "losses", "metrics", "optim", "inference", "fingerprint", "run", "task_settings"},
     "fingerprint": set(),
     "description": {"errors", "__version__"},
     "predictor": {"errors", "description", "inference", "data"},
@@ -51,7 +52,7 @@ ALLOWED = {
     "fitting": {"errors", "task"},
     "training": {
         *("errors", "data", "task", "callbacks", "run", "loggers", "checkpoint_io", "summary", "refusals", "help"),
-        *("command_line", "fitting", "code_version", "class_paths", "whole_file"),
+        *("command_line", "fitting", "code_version", "class_paths", "stopwatch", "whole_file"),
     },
     "training_process": {"errors"},
     "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process"},
