@@ -17,6 +17,7 @@ import tempfile
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,7 +227,7 @@ def _divided(args: Sequence[str], options: set[str]) -> tuple[list[str], list[st
 
 def _alone(args: Sequence[str], flags: set[str]) -> Iterator[str]:
     """Spell `--flag a.png` as `--flag=true a.png`, which it is not the value of."""
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         yield f"{arg}=true" if arg in flags and following.lower() not in YES_OR_NO else arg
 
 
