@@ -88,7 +88,7 @@ class Description:
             return {"class_names": False}
         return {
             "palette": palette is None
-            or (isinstance(palette, list) and len(palette) == len(names) and all(_are_numbers(c, 3) for c in palette)),
+            or (isinstance(palette, list) and len(palette) == len(names) and all(map(_is_colour, palette))),
             "mean": _are_numbers(self.mean, 3),
             "std": _are_numbers(self.std, 3) and min(self.std) > 0,
             "size_divisor": isinstance(self.size_divisor, int) and self.size_divisor > 0,
@@ -98,6 +98,10 @@ class Description:
             "size_minimum": isinstance(self.size_minimum, int),
             "device": self.device in ("cpu", "cuda"),
         }
+
+
+def _is_colour(value: Any) -> bool:
+    return _are_numbers(value, 3) and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
 
 
 def _are_numbers(values: Any, count: int) -> bool:

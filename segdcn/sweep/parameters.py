@@ -15,6 +15,8 @@ ONLY_ON_WANDB = {
     *("q_log_uniform_values", "normal", "q_normal", "log_normal", "q_log_normal", "beta", "q_beta"),
 }
 
+LARGEST = 2**53  # beyond it float64, in which sweeps are drawn, has gaps between whole numbers
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -122,6 +124,8 @@ def _space(name: str, spec: dict[str, Any]) -> Choice | Range:
             raise UserValueError(f"parameters.{name}: a local q_uniform needs a min and max that are multiples of q")
         return Range(low, high, step=step, whole=all(number == int(number) for number in (low, high, step)))
     if kind == "log_uniform":  # the bounds are exponents
+        if high > 700:
+            raise UserValueError(f"parameters.{name}: max is {high}; log_uniform takes exponents, of at most 700")
         return Range(math.exp(low), math.exp(high), log=True)
     if kind == "log_uniform_values":
         if low <= 0:
@@ -153,6 +157,6 @@ def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         # YAML reads 1e-4 as text; it wants the dot.
         raise UserValueError(f"parameters.{name}: {key} is {value!r}; expected a number, written like 1.0e-4")
-    if not math.isfinite(value):
-        raise UserValueError(f"parameters.{name}: {key} is {value!r}; expected a finite number")
+    if not abs(value) <= LARGEST:
+        raise UserValueError(f"parameters.{name}: {key} is {value!r}; expected a number of at most {LARGEST:g} in size")
     return value
