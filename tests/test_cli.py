@@ -109,6 +109,7 @@ def test_a_wrong_verb_or_option_is_one_line(args, line, capsys):
         ("--trainer.accelerator tpu", "trainer: "),
         ("--trainer.default_root_dir x", "runs go to --runs_dir and --name"),
         ("--name a/b", "cannot be a run's name"),
+        ("--name=", "'' cannot be a run's name"),
         ("--wandb maybe", "wandb: expected one of 'auto', 'online', 'offline', 'off'; got maybe"),
         ("--ckpt_path last", "--ckpt_path last: no run under"),
         ("--ckpt_path best", "training goes on from 'last'"),

@@ -107,7 +107,8 @@ class SegmentationCLI(LightningCLI):
         check_settings(self.settings, self.line.model_keys_in_files())
         for line in self.line.overruled():
             say(line)
-        self.settings.name = self.settings.name or default_name(self.settings)
+        if self.settings.name is None:
+            self.settings.name = default_name(self.settings)
         check_name(self.settings.name)
         if self.settings.trainer.default_root_dir is not None:
             raise UserValueError("trainer.default_root_dir has no effect: runs go to --runs_dir and --name")

@@ -20,7 +20,9 @@ def edited(file: str, key: str, value: Any) -> Callable[[Path, Random], list[str
         place = content
         *groups, last = key.split(".")
         for group in groups:
-            place = place.setdefault(group, {})
+            if not isinstance(place.get(group), dict):  # not there, or null
+                place[group] = {}
+            place = place[group]
         place[last] = value
         (folder / file).write_text(yaml.safe_dump(content))
         return FIT
