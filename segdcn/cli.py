@@ -179,7 +179,7 @@ def _call(name: str, args: list[str]) -> int:
         if kind in (bool, bool | None):
             action.nargs, action.const = "?", True  # --local alone is --local true
             flags.update(action.option_strings)
-        if kind == list[str] and not action.option_strings:
+        if kind == list[str] and not lists.intersection(action.option_strings):  # positional, or was
             action.nargs, action.metavar = "+", action.dest
             action._typehint = str  # type: ignore[attr-defined]  # of each, as it is given
     rest: list[str] = []

@@ -81,13 +81,14 @@ def predict(
         InvalidDataError: The model is damaged.
         UserValueError: A setting does not fit, or two results would have the same name.
     """
-    if json is not None:
+    folder = Path(output).expanduser()
+    # A report that goes into a folder which is still to be made cannot be tried now.
+    if json is not None and not (Path(json).absolute().parent == folder.absolute() and not folder.exists()):
         check_report_file(json)
     if batch_size < 1:
         raise UserValueError(f"batch_size is {batch_size}; at least 1 is needed")
     if whole and window is not None:
         raise UserValueError("--whole and --window exclude each other; give one of them")
-    folder = Path(output).expanduser()
     check_folder(folder, overwrite)
     sources = find_pictures(inputs, [folder / kind for kind in ENDINGS])
     target = None if device == "auto" else chosen_device(device)

@@ -380,6 +380,13 @@ def test_a_flag_may_stand_before_the_pictures(network, tmp_path, flags):
     assert len(network) == (2 if flags == ["--flip"] else 1)
 
 
+def test_the_pictures_may_be_given_by_their_name_and_the_report_lie_among_the_results(network, tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    assert predict("--inputs", "a.png", "b.png", "--output=out", "--overlays=false", "--json=out/report.json") == 0
+    assert files(tmp_path / "out") == ["labels/a.png", "labels/b.png", "report.json"]
+
+
 def test_programs_are_opened_when_they_are_trusted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png")
