@@ -249,6 +249,13 @@ def test_a_sweep_whose_first_trials_all_fail_stops(study):
     assert len(opened.rows()) == 3
 
 
+def test_a_sweep_that_was_given_up_goes_on_with_the_rest_by_the_same_command(study):
+    with pytest.raises(UserError):
+        work(opened := study(), lambda trial: opened.finish(trial, "failed", reason="no memory"), Silent())
+    assert do_all(study()) == [3, 4, 5]
+    assert [row.state for row in study().rows()] == ["failed"] * 3 + ["finished"] * 3
+
+
 @pytest.mark.parametrize(("goal", "sign"), [("maximize", 1), ("minimize", -1)])
 def test_hyperband_stops_the_poor_where_it_is_due(study, goal, sign):
     """Judged at validations 1 and 2: of two that came as far, the better one goes on."""
