@@ -29,9 +29,9 @@ class Silent:
 def study(sweep_file, tmp_path):
     """Open a worker's view of one and the same sweep."""
 
-    def open_(parameters=GRID, method="grid", count=None, folder="sweep", lease=60.0, **more):
+    def open_(parameters=GRID, method="grid", count=None, folder="sweep", lease=60.0, seed=0, **more):
         sweep = read_sweep(sweep_file(parameters, method, **more))
-        return Study(sweep, tmp_path / folder, count, lease=lease)
+        return Study(sweep, tmp_path / folder, count, seed, lease)
 
     return open_
 
@@ -104,6 +104,15 @@ def test_a_random_sweep_draws_the_same_whoever_draws(study):
     assert drawn == [worker.take().values for worker in (first, second, second, first)]
     assert len({values["lr"] for values in drawn}) == 4
     assert all(0 <= values["x"] <= 1 and 0.001 <= values["lr"] <= 1 for values in drawn)
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_any_whole_number_is_a_seed(study, method):
+    spec = {"x": {"min": 0.0, "max": 1.0}}
+    drawn = [
+        study(spec, method, count=1, folder=str(seed), seed=seed).take().values["x"] for seed in (0, 1, 20261123, -1)
+    ]
+    assert len(set(drawn)) == 4
 
 
 def test_a_bayesian_sweep_finds_the_better_half(study):
