@@ -204,6 +204,18 @@ def test_a_worker_killed_between_two_steps_of_taking_leaves_nothing_lost(study):
     assert [other.take().number for _ in range(4)] == [2, 3, 4, 5] and other.take() is None
 
 
+def test_a_worker_killed_while_it_keeps_the_file_leaves_a_folder_to_go_on_in(study, tmp_path, monkeypatch):
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pathlib.Path.replace", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        study()
+    assert [path.name for path in (tmp_path / "sweep").glob("sweep.yaml*")] == ["sweep.yaml.part"]
+    assert do_all(study()) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_torn_last_line_of_the_journal_is_cut_off(study, tmp_path):
     opened = study()
     opened.finish(opened.take(), "finished", 1.0)
