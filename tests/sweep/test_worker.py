@@ -187,7 +187,9 @@ def test_the_report_file_is_tried_before_the_work(sweep_file, tmp_path, call):
     ("flags", "message"),
     [
         ("--local --count 0", "count is 0; it must be 1 or more"),
+        ("--count 0", "count is 0; it must be 1 or more"),  # W&B's agent would take it for no end
         ("--folder x", "--folder is for local sweeps; add --local"),
+        ("--seed 3", "--seed is for local sweeps; add --local"),
         ("", "nobody is logged in to Weights & Biases: run `wandb login`, or sweep without it: --local"),
     ],
 )
