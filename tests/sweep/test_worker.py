@@ -221,7 +221,9 @@ def test_without_optuna_a_local_sweep_names_the_cure_and_wandb_s_needs_none(swee
 def test_the_metric_is_read_while_the_table_is_written(tmp_path):
     table = tmp_path / "metrics.csv"
     assert read_metric(table, "val/mIoU") == []
-    table.write_text("step,loss,val/mIoU\n0,1.0,\n1,,0.25\n2,,nan\n3,,0.5\n4,,0.4")  # the last line is being written
+    table.write_text(
+        "step,loss,val/mIoU\n0,1.0,\n1,,0.25\n2,,nan\n2,,inf\n3,,0.5\n4,,0.4"
+    )  # the last line is being written
     assert read_metric(table, "val/mIoU") == [0.25, 0.5]
     assert read_metric(table, "val/loss") == []
 
