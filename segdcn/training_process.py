@@ -133,14 +133,14 @@ def can_go_on(folder: Path) -> bool:
 
 
 def read_metric(path: Path, metric: str) -> list[float]:
-    """Read one column of a metrics.csv that may be written at this moment; NaN is left out."""
+    """Read one column of a metrics.csv that may be written at this moment; NaN and infinity are left out."""
     try:
         text = path.read_text()
     except FileNotFoundError:
         return []
     whole_lines = text[: text.rfind("\n") + 1]
     found = [row.get(metric) for row in csv.DictReader(io.StringIO(whole_lines))]
-    return [value for value in map(float, filter(None, found)) if not math.isnan(value)]
+    return [value for value in map(float, filter(None, found)) if math.isfinite(value)]
 
 
 def _tie_to_parent() -> None:

@@ -55,7 +55,9 @@ ALLOWED = {
         *("command_line", "fitting", "code_version", "class_paths", "stopwatch", "whole_file"),
     },
     "training_process": {"errors"},
-    "sweep": {"errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process"},
+    "sweep": {
+        *("errors", "class_paths", "yaml_files", "refusals", "loggers", "pictures", "training_process", "whole_file"),
+    },
     "compare": {
         *("errors", "data", "task", "callbacks", "run", "pictures", "refusals", "timing", "training_process"),
         "__version__",

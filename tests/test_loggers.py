@@ -1,8 +1,10 @@
 import csv
 import glob
 import os
+from unittest import mock
 
 import pytest
+import wandb
 
 from segdcn.loggers import CSVLog, has_wandb_key, wandb_logger
 
@@ -94,3 +96,37 @@ def test_without_a_key_it_is_offline_and_asks_nothing(no_key, tmp_path, monkeypa
         assert "WANDB_MODE" not in os.environ
     finally:
         run.finish()
+
+
+@pytest.fixture
+def server(no_key, monkeypatch):
+    """W&B with a key, and what its `init` is asked for; `refuses` has it fail online."""
+    asked = mock.Mock(refuses=False, calls=[])
+
+    def init(**arguments):
+        asked.calls.append(arguments)
+        if asked.refuses and arguments["mode"] == "online":
+            raise wandb.errors.CommError("the server does not answer\nTraceback ...")
+        return mock.Mock(url="https://wandb.example/one/tried/runs/abcdefgh")
+
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("wandb.init", init)
+    monkeypatch.setattr("wandb.teardown", lambda: asked.calls.append("teardown"))
+    return asked
+
+
+def test_with_a_key_the_run_of_that_id_is_online_and_is_gone_on_with(server, tmp_path):
+    logger, line = wandb_logger("auto", "project", "name", tmp_path, "abcdefgh", "fit", {})
+    (asked,) = server.calls
+    assert (asked["mode"], asked["id"], asked["resume"], asked["project"]) == ("online", "abcdefgh", "allow", "project")
+    assert line == "https://wandb.example/one/tried/runs/abcdefgh"
+    assert logger.experiment.define_metric.call_args.kwargs["summary"] == "max"
+
+
+def test_without_a_way_to_the_server_the_run_is_offline_under_the_same_id_and_says_why(server, tmp_path):
+    server.refuses = True
+    _, line = wandb_logger("online", "project", "name", tmp_path, "abcdefgh", "fit", {})
+    first, torn_down, second = server.calls
+    assert torn_down == "teardown"
+    assert (first["mode"], second["mode"], second["id"]) == ("online", "offline", "abcdefgh")
+    assert line.startswith("offline (the server does not answer); to upload: wandb sync ")

@@ -115,7 +115,7 @@ def wandb_logger(
 
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    # Without this the summary is the last value, and a sweep would judge by that.
+    # Without this the summary, by which runs are sorted and compared, is the last value.
     run.define_metric("val/mIoU", step_metric="trainer/global_step", summary="max")
     logger = WandbLog(experiment=run, project=project, save_dir=str(folder), id=run_id)
     if mode == "online":

@@ -33,10 +33,13 @@ def output_pixel(field: SamplingField, place: tuple[float, float]) -> tuple[int,
 
 
 def output_pixels(field: SamplingField, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the rows and columns of the output pixels nearest to many places in the image."""
+    """Find the rows and columns of the output pixels nearest to many places in the image.
+
+    Of two that are as near, the one below or on the right, as trace.js does: no halves to even.
+    """
     rows, columns = field.output_frame.to_map(y, x)
     height, width = field.output_size
-    return rows.round().clamp(0, height - 1).long(), columns.round().clamp(0, width - 1).long()
+    return (rows + 0.5).floor().clamp(0, height - 1).long(), (columns + 0.5).floor().clamp(0, width - 1).long()
 
 
 def pixel_centre(field: SamplingField, place: tuple[float, float]) -> tuple[float, float]:

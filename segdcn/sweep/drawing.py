@@ -20,7 +20,7 @@ def pruner(sweep: SweepFile) -> BasePruner:
 
 def sampler(sweep: SweepFile, seed: int, number: int) -> BaseSampler:
     """Make what draws trial `number`: a new one for each, so it does not matter which worker draws."""
-    own = seed * 1_000_003 + number
+    own = (seed * 1_000_003 + number) % 2**32  # NumPy takes no others
     return TPESampler(seed=own) if sweep.method == "bayes" else RandomSampler(seed=own)
 
 

@@ -10,20 +10,23 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from segdcn.errors import InvalidDataError, UserValueError
 from segdcn.sweep.claims import locked
 from segdcn.sweep.file import SweepFile
+from segdcn.whole_file import write_whole
 
 # What a folder is compared by: a sweep that goes on must still be the same.
 SAME = ("method", "metric", "parameters", "early_terminate", "program", "command")
+# What a worker that was killed in the middle of keep_file leaves.
+UNFINISHED = ("sweep.lock", "sweep.yaml.part")
 
 
 def keep_file(folder: Path, sweep: SweepFile) -> None:
     """Put the sweep file into a new folder, or compare it with the one that is there."""
     kept = folder / "sweep.yaml"
     if not kept.exists():
-        if foreign := sorted(path.name for path in folder.iterdir() if path.name != "sweep.lock"):
+        if foreign := sorted(path.name for path in folder.iterdir() if path.name not in UNFINISHED):
             raise UserValueError(
                 f"{folder} holds files that are no sweep's, such as {foreign[0]}; choose another --folder"
             )
-        kept.write_text(yaml.safe_dump(sweep.config, sort_keys=False))
+        write_whole(kept, yaml.safe_dump(sweep.config, sort_keys=False))
         return
     there = yaml.safe_load(kept.read_text())
     for key in SAME:

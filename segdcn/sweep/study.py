@@ -253,8 +253,6 @@ class Study:
 
 def _total(sweep: SweepFile, count: int | None, points: int) -> int:
     """Say how many trials there shall be, of a grid with so many points or of a sweep without an end."""
-    if count is not None and count < 1:
-        raise UserValueError(f"count is {count}; it must be 1 or more")
     wanted = count or sweep.run_cap
     if sweep.method == "grid":
         return min(points, wanted or points)

@@ -11,7 +11,7 @@ from segdcn.sweep.trial import TrialProcess
 
 BEAT_EVERY = 10.0  # seconds between signs of life
 LOOK_EVERY = 1.0  # seconds between looks at a trial's process and numbers
-HOPELESS = 3  # trials that fail before one succeeds: what fails them all is the sweep's
+HOPELESS = 3  # trials that fail under a worker before one succeeds: what fails them all is the sweep's
 
 
 class Listener(Protocol):
@@ -45,15 +45,17 @@ def work(study: Study, do: Callable[[Trial], object], listener: Listener, pause:
         pause: Seconds between looks at what others do.
 
     Raises:
-        UserError: The sweep's first trials have all failed.
+        UserError: All trials have failed, the last ones under this worker.
     """
+    before = {row.number for row in study.rows() if row.state == "failed"}
     while True:
-        rows = study.rows()
-        ended = [row for row in rows if row.state != "running"]
-        if HOPELESS <= len(ended) < study.total and all(row.state == "failed" for row in ended):
+        ended = [row for row in study.rows() if row.state != "running"]
+        # Those that had failed before it was started do not count: their cause may be mended.
+        news = [row for row in ended if row.number not in before]
+        if HOPELESS <= len(news) and len(ended) < study.total and all(row.state == "failed" for row in ended):
             raise UserError(
-                f"the first {len(ended)} trials have failed, the last with: {ended[-1].facts.get('reason')}; "
-                "mend the cause and start anew in another --folder"
+                f"the first {len(ended)} trials have failed, the last with: {news[-1].facts.get('reason')}; mend the "
+                "cause and start anew in another --folder, or go on here with the rest, by the same command"
             )
         trial = study.take()
         if trial is not None:

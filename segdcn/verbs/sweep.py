@@ -50,14 +50,16 @@ def sweep(
         UserValueError: Something in the file is wrong, or no local sweep can do it.
     """
     path = Path(file)
+    if count is not None and count < 1:
+        raise UserValueError(f"count is {count}; it must be 1 or more")
     if not local:
-        return _on_wandb(path, count, dry_run, {"folder": folder, "json": json})
+        return _on_wandb(path, count, dry_run, {"folder": folder, "seed": seed or None, "json": json})
     if json is not None:
         check_report_file(json)
     return _local(path, count, None if folder is None else Path(folder), seed, dry_run, json)
 
 
-def _on_wandb(path: Path, count: int | None, dry_run: bool, local_only: dict[str, str | None]) -> int:
+def _on_wandb(path: Path, count: int | None, dry_run: bool, local_only: dict[str, str | int | None]) -> int:
     for name, value in local_only.items():
         if value is not None:
             raise UserValueError(f"--{name} is for local sweeps; add --local")

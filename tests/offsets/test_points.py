@@ -31,6 +31,12 @@ def test_positions_of_one_layer_by_hand():
     assert torch.equal(field.modulation, torch.ones(1, 9, 8, 10))
 
 
+def test_halfway_between_two_output_pixels_the_later_is_taken():
+    """Pixel q of an 8x8 map of stride 2 is centred at 2q: 1 lies between 0 and 1, 3 between 1 and 2."""
+    (field,) = recorded(nn.Sequential(constant_layer(0, 0, padding=1, stride=2)), torch.zeros(1, 2, 16, 16))
+    assert [output_pixel(field, place) for place in [(1.0, 3.0), (5.0, 0.99)]] == [(1, 2), (3, 0)]
+
+
 def test_every_point_of_three_layers_by_hand():
     """Stride 4 in front (a 5x5 kernel that starts at -1.5 - ...), then three layers with offsets of their own.
 

@@ -78,6 +78,9 @@ def test_javascript_composes_the_points_that_python_does(fields):
 
 def test_javascript_finds_the_output_pixel_and_the_effective_dilation_that_python_does(fields):
     places = [(-40.0, 3.0), (0.0, 0.0), (37.2, 55.1), (80.9, 20.0), (500.0, 500.0)]
+    for field in fields:  # halfway between two output pixels, one of an even and one of an odd number
+        (top, left), (down, along) = field.output_frame.start, field.output_frame.stride
+        places += [(top + half * down, left + half * along) for half in (0.5, 1.5, 2.5)]
     found = run_node(
         """(async () => {
           const layers = await Promise.all(given.layers.map(t.unpackLayer));

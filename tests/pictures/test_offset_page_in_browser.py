@@ -76,16 +76,9 @@ def fields(as_packed):
     return as_packed(record(network, network, torch.randn(1, 3, HEIGHT, WIDTH)))
 
 
-@pytest.fixture(scope="module")
-def seen(fields, tmp_path_factory):
-    """What the browser's user saw."""
-    rng = np.random.default_rng(0)
-    # Grey, so that the cross is all that is red.
-    image = np.repeat(rng.integers(60, 200, (HEIGHT, WIDTH, 1), dtype=np.uint8), 3, axis=2)
-    prediction = np.add.outer(np.arange(HEIGHT) // 48, np.arange(WIDTH) // 64) % 3
-    page = offset_page("tried", image, fields, prediction, ["sky", "road", "tree"], [(21.0, 30.0, "a place")])
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "page.html").write_text(page.replace("</body>", USER.replace("PLACES", json.dumps(PLACES))))
+def shown_by_browser(page, folder):
+    """Give what a page has become when its scripts have run."""
+    (folder / "page.html").write_text(page)
     done = subprocess.run(
         [
             *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,800"),
@@ -97,8 +90,21 @@ def seen(fields, tmp_path_factory):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, re.search(r"<title>.*?</title>", done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def seen(fields, tmp_path_factory):
+    """What the browser's user saw."""
+    rng = np.random.default_rng(0)
+    # Grey, so that the cross is all that is red.
+    image = np.repeat(rng.integers(60, 200, (HEIGHT, WIDTH, 1), dtype=np.uint8), 3, axis=2)
+    prediction = np.add.outer(np.arange(HEIGHT) // 48, np.arange(WIDTH) // 64) % 3
+    page = offset_page("tried", image, fields, prediction, ["sky", "road", "tree"], [(21.0, 30.0, "a place")])
+    page = page.replace("</body>", USER.replace("PLACES", json.dumps(PLACES)))
+    shown = shown_by_browser(page, tmp_path_factory.mktemp("page"))
+    found = re.search(r'<pre id="seen">(.*?)</pre>', shown, re.DOTALL)
+    assert found, re.search(r"<title>.*?</title>", shown)
     return json.loads(html.unescape(found[1]))
 
 
@@ -137,3 +143,11 @@ def test_keys_and_buttons_choose_layers_and_places(fields, seen):
         *(int(value + 0.5) for value in centre(*output_pixel(last, (21.0, 30.0))))
     )
     assert seen["place"]["predicted"] == "sky"
+
+
+def test_a_browser_that_is_too_old_is_told_so(fields, tmp_path):
+    grey, nothing = np.full((HEIGHT, WIDTH, 3), 99, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    page = offset_page("old", grey, fields, nothing, ["sky"], [(0.0, 0.0, "sky")])
+    shown = shown_by_browser(page.replace("<script>", "<script>delete window.DecompressionStream;", 1), tmp_path)
+    assert re.search(r'<p id="failed">This page needs a browser of 2023 or later \(DecompressionStream', shown)
+    assert "<canvas" not in shown

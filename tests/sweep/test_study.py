@@ -29,9 +29,9 @@ class Silent:
 def study(sweep_file, tmp_path):
     """Open a worker's view of one and the same sweep."""
 
-    def open_(parameters=GRID, method="grid", count=None, folder="sweep", lease=60.0, **more):
+    def open_(parameters=GRID, method="grid", count=None, folder="sweep", lease=60.0, seed=0, **more):
         sweep = read_sweep(sweep_file(parameters, method, **more))
-        return Study(sweep, tmp_path / folder, count, lease=lease)
+        return Study(sweep, tmp_path / folder, count, seed, lease)
 
     return open_
 
@@ -104,6 +104,15 @@ def test_a_random_sweep_draws_the_same_whoever_draws(study):
     assert drawn == [worker.take().values for worker in (first, second, second, first)]
     assert len({values["lr"] for values in drawn}) == 4
     assert all(0 <= values["x"] <= 1 and 0.001 <= values["lr"] <= 1 for values in drawn)
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_any_whole_number_is_a_seed(study, method):
+    spec = {"x": {"min": 0.0, "max": 1.0}}
+    drawn = [
+        study(spec, method, count=1, folder=str(seed), seed=seed).take().values["x"] for seed in (0, 1, 20261123, -1)
+    ]
+    assert len(set(drawn)) == 4
 
 
 def test_a_bayesian_sweep_finds_the_better_half(study):
@@ -195,6 +204,18 @@ def test_a_worker_killed_between_two_steps_of_taking_leaves_nothing_lost(study):
     assert [other.take().number for _ in range(4)] == [2, 3, 4, 5] and other.take() is None
 
 
+def test_a_worker_killed_while_it_keeps_the_file_leaves_a_folder_to_go_on_in(study, tmp_path, monkeypatch):
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pathlib.Path.replace", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        study()
+    assert [path.name for path in (tmp_path / "sweep").glob("sweep.yaml*")] == ["sweep.yaml.part"]
+    assert do_all(study()) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_torn_last_line_of_the_journal_is_cut_off(study, tmp_path):
     opened = study()
     opened.finish(opened.take(), "finished", 1.0)
@@ -247,6 +268,13 @@ def test_a_sweep_whose_first_trials_all_fail_stops(study):
     with pytest.raises(UserError, match="the first 3 trials have failed, the last with: no data; mend"):
         work(opened, lambda trial: opened.finish(trial, "failed", reason="no data"), Silent())
     assert len(opened.rows()) == 3
+
+
+def test_a_sweep_that_was_given_up_goes_on_with_the_rest_by_the_same_command(study):
+    with pytest.raises(UserError):
+        work(opened := study(), lambda trial: opened.finish(trial, "failed", reason="no memory"), Silent())
+    assert do_all(study()) == [3, 4, 5]
+    assert [row.state for row in study().rows()] == ["failed"] * 3 + ["finished"] * 3
 
 
 @pytest.mark.parametrize(("goal", "sign"), [("maximize", 1), ("minimize", -1)])

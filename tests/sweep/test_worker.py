@@ -187,7 +187,9 @@ def test_the_report_file_is_tried_before_the_work(sweep_file, tmp_path, call):
     ("flags", "message"),
     [
         ("--local --count 0", "count is 0; it must be 1 or more"),
+        ("--count 0", "count is 0; it must be 1 or more"),  # W&B's agent would take it for no end
         ("--folder x", "--folder is for local sweeps; add --local"),
+        ("--seed 3", "--seed is for local sweeps; add --local"),
         ("", "nobody is logged in to Weights & Biases: run `wandb login`, or sweep without it: --local"),
     ],
 )
@@ -219,7 +221,9 @@ def test_without_optuna_a_local_sweep_names_the_cure_and_wandb_s_needs_none(swee
 def test_the_metric_is_read_while_the_table_is_written(tmp_path):
     table = tmp_path / "metrics.csv"
     assert read_metric(table, "val/mIoU") == []
-    table.write_text("step,loss,val/mIoU\n0,1.0,\n1,,0.25\n2,,nan\n3,,0.5\n4,,0.4")  # the last line is being written
+    table.write_text(
+        "step,loss,val/mIoU\n0,1.0,\n1,,0.25\n2,,nan\n2,,inf\n3,,0.5\n4,,0.4"
+    )  # the last line is being written
     assert read_metric(table, "val/mIoU") == [0.25, 0.5]
     assert read_metric(table, "val/loss") == []
 
