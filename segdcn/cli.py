@@ -10,7 +10,9 @@ configurations name classes of that package too.
 import importlib
 import inspect
 import logging
+import os
 import re
+import select
 import shlex
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from segdcn.refusals import near, one_line_refusals
 EXIT_USER_ERROR = 2
 EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
+EXIT_NO_READER = 141  # 128 + SIGPIPE, likewise
 LONGEST_LINE = 600
 YES_OR_NO = ("true", "false", "yes", "no", "on", "off", "null")  # what may stand behind a flag
 
@@ -84,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     _show_messages()
     try:
-        return _run_verb(class_paths.take_option(args), debug)
+        code = _run_verb(class_paths.take_option(args), debug)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
@@ -99,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segdcn: error: {_one_line(_original_message(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Exception as error:
+        if _reader_is_gone():
+            return EXIT_NO_READER
         if debug:
             raise
         cause = (error.__cause__ or error) if hasattr(error, "run_folder") else error
@@ -109,6 +116,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = _one_line(f"{type(cause).__name__}: {_original_message(cause)}")
         print(f"segdcn: unexpected error, not of your making: {what}; traceback in {path}", file=sys.stderr)
         return EXIT_UNEXPECTED
+
+
+def _reader_is_gone() -> bool:
+    """Tell whether nobody reads what is printed any more, as after `| head`; if so, print no more."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # captured by a test, or closed
+        return False
+    poll = select.poll()
+    poll.register(output, 0)  # errors are always told
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return gone
 
 
 def _show_messages() -> None:
@@ -139,7 +160,9 @@ def _run_verb(args: list[str], debug: bool) -> int:
         case [group, verb, *rest] if f"{group} {verb}" in VERBS:
             return _call(f"{group} {verb}", rest)
         case [group, *rest] if members := {name: v.line for name, v in VERBS.items() if name.startswith(f"{group} ")}:
-            if rest and rest[0] not in ("-h", "--help"):
+            if not rest:
+                raise UserError(f"segdcn {group} needs a verb: {', '.join(n.split()[1] for n in members)}; see --help")
+            if rest[0] not in ("-h", "--help"):
                 raise UserError(f"there is no verb '{group} {rest[0]}'{near(f'{group} {rest[0]}', members)}")
             print(_overview(f"segdcn {group}", members))
         case [unknown, *_]:

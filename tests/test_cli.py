@@ -1,5 +1,6 @@
 """The command line without training: help, and what bad input gets."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def test_help_of_training_shows_an_example(verb, capsys):
     ("args", "line"),
     [
         ("fitt", "there is no verb 'fitt'; did you mean fit?; see segdcn --help"),
+        ("data", "segdcn data needs a verb: make-shapes, check, stats, browse, prepare; see --help"),
         ("data make-shape", "there is no verb 'data make-shape'; did you mean data make-shapes?"),
         ("data make-shapes --outptu x", "unknown option --outptu; did you mean output?"),
         ("data make-shapes --output x --train many", "train: expected a int; got many"),
@@ -204,3 +206,12 @@ def test_a_verb_that_passes_options_on_keeps_its_own_with_their_values():
     assert mine == ["--vary", "lr=1,2", "--vary=b=3"]
     assert others == ["--config", "a.yaml", "--model.x=-1", "--trainer.n", "-1", "-c", "d.yaml"]
     assert cli._divided(["-h"], {"-h"}) == (["-h"], [])
+
+
+def test_a_reader_that_went_away_is_no_error():
+    """As in `segdcn --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "segdcn", "data", "--help"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == cli.EXIT_NO_READER and done.stderr == b""
