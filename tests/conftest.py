@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segdcn.ops import library
+from segdcn.ops import library, precision
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,15 +51,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def exact_float32(request: pytest.FixtureRequest) -> Iterator[None]:
+def without_tf32(request: pytest.FixtureRequest) -> Iterator[None]:
     """Keep float32 convolutions exact on a GPU, where torch rounds to TF32 unless told not to."""
     if "cuda" not in request.keywords or not torch.cuda.is_available():
         yield
         return
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
+    with precision.exact_float32():
+        yield
 
 
 @pytest.fixture(scope="session")

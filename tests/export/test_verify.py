@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from segdcn.export.verify import Comparison, compare, other_sizes
+from segdcn.ops.precision import exact_float32
 
 
 class Scaled(nn.Module):
@@ -56,7 +57,19 @@ def test_a_gpu_does_not_round_to_tf32_while_it_is_compared():
         return Scaled()(image)
 
     assert only(Scaled(), exported).agrees
-    assert seen == ["ieee"] and convolutions.fp32_precision == before
+    assert seen and "tf32" not in seen and convolutions.fp32_precision == before
+
+
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_what_a_user_had_set_for_tf32_is_there_afterwards(before):
+    try:
+        torch.backends.cudnn.conv.fp32_precision = before
+        with exact_float32():
+            assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+            assert not torch.backends.cudnn.allow_tf32  # which torch.export reads
+        assert torch.backends.cudnn.conv.fp32_precision == before
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def test_another_size_is_never_the_same():
