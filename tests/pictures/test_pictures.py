@@ -2,6 +2,7 @@ import numpy as np
 import torch
 
 from segdcn.offsets import Points
+from segdcn.pictures.confusion import confusion_picture
 from segdcn.pictures.offsets import choose_places, sampling_picture
 from segdcn.pictures.segmentation import IGNORED, colour, panel, to_pixels
 
@@ -29,6 +30,14 @@ def test_a_panel_shows_the_prediction_in_its_colours():
     )
     third = picture[:, picture.shape[1] // 2 : picture.shape[1] * 3 // 4]
     assert (third == PALETTE[2]).all(axis=2).mean() > 0.5
+
+
+def test_a_class_s_name_may_hold_dollars():
+    """Matplotlib takes what stands between two for a formula, and this one for a wrong one."""
+    names = [r"a $\frac$", "b", "c"]
+    labels = torch.zeros(20, 30, dtype=torch.long)
+    assert panel(torch.zeros(3, 20, 30), labels, labels, PALETTE, names, [0.5] * 3, [1] * 3).width > 300
+    assert confusion_picture(np.eye(3, dtype=int), names, "$x_$").width > 300
 
 
 def test_places_are_inside_the_largest_regions_with_background_last():
