@@ -9,13 +9,15 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from segdcn.pictures.segmentation import to_image
+
 DPI = 130
+LONG_LABEL = 20  # letters of a named place for which there is room between two axes
 STOPPED = "0.72"  # grey of lines that ended early
 DASHES = (0, (4, 2))
 BEST = "#d1495b"  # told from viridis by its width too
@@ -56,7 +58,6 @@ def parallel_coordinates(
     """
     drawn = [*axes, score]
     figure = Figure(figsize=(max(6.0, 1.6 + 1.75 * len(axes)), 4.6), dpi=DPI, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     place = figure.add_subplot()
     heights = np.array([_heights(axis) for axis in drawn])  # (axes, lines)
     heights[:-1] += _apart(drawn[:-1], heights[:-1], heights[-1])
@@ -81,8 +82,7 @@ def parallel_coordinates(
     if any(stopped):
         keys.append(Line2D([], [], color=STOPPED, linestyle=DASHES, linewidth=1.1, label="stopped early, or failed"))
     figure.legend(handles=keys, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return to_image(figure)
 
 
 def _heights(axis: Axis) -> np.ndarray:
@@ -146,7 +146,8 @@ def _draw_axis(place: Axes, index: int, axis: Axis, is_last: bool) -> None:
 
 def _ticks(axis: Axis) -> list[tuple[float, str]]:
     if axis.labels is not None:
-        return [((index + 0.5) / len(axis.labels), label) for index, label in enumerate(axis.labels)]
+        short = [label if len(label) <= LONG_LABEL else label[: LONG_LABEL - 1] + "…" for label in axis.labels]
+        return [((index + 0.5) / len(short), label) for index, label in enumerate(short)]
     low, high = _bounds(axis)
     locator: Any = matplotlib.ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
     if axis.log:

@@ -56,7 +56,7 @@ def offset_page(
         "layers": [pack(field, group) for field in fields[-CHAIN:]],
         "classes": list(class_names),
         "prediction": _packed(prediction[np.ix_(y, x)].astype(np.uint8)),
-        "places": [{"y": y, "x": x, "name": name} for y, x, name in places],
+        "places": [{"y": y, "x": x, "name": name} for (y, x, _), name in zip(places, _told_apart(places), strict=True)],
     }
     template = Template(_text("offset_page.html"))
     return template.substitute(
@@ -65,6 +65,12 @@ def offset_page(
         DATA=json.dumps(data).replace("<", "\\u003c"),  # a class called </script> must not end the script
         COLOURS=json.dumps(TAP_COLOURS.tolist()),
     )
+
+
+def _told_apart(places: Sequence[tuple[float, float, str]]) -> list[str]:
+    """Name the places, with where they are if others are called the same."""
+    names = [name for _, _, name in places]
+    return [name if names.count(name) == 1 else f"{name} {y:.0f},{x:.0f}" for y, x, name in places]
 
 
 def pack(field: SamplingField, group: int = 0) -> dict[str, Any]:

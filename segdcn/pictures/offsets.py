@@ -19,6 +19,8 @@ TAP_COLOURS = np.array(
 # How many of the last deformable layers are followed: 9, 81, 729 points.
 CHAIN = 3
 WIDTH = 6.67  # inches; with DPI 800 pixels, which stay legible at half their size
+HEAD, FOOT = 0.42, 0.5  # inches above and below the tiles
+WEAKEST = 0.2  # modulation below which dots get no smaller: their colour would not be seen any more
 CROSS = "#d0021b"
 
 
@@ -57,7 +59,7 @@ def follow(
     titles = [f"{len(chain)} layer{'s' * (len(chain) > 1)}: {taps ** len(chain)}" for chain in chains]
     asked = [(*pixel_centre(fields[-1], (y, x)), name) for y, x, name in places]
     points = [[trace(chain, (y, x), group) for chain in chains] for y, x, _ in asked]
-    return sampling_picture(image, asked, points, titles)
+    return sampling_picture(image, asked, points, titles, fields[-1].kernel_size)
 
 
 def sampling_picture(
@@ -65,6 +67,7 @@ def sampling_picture(
     places: Sequence[tuple[float, float, str]],
     points: Sequence[Sequence[Points]],
     titles: Sequence[str],
+    kernel: tuple[int, int] = (3, 3),
 ) -> Image.Image:
     """Draw the points that a place reads through one, two, three ... layers.
 
@@ -77,17 +80,18 @@ def sampling_picture(
         places: (y, x, name) of each row.
         points: points[row][column].
         titles: Heading of each column.
+        kernel: (kh, kw) of the last layer, for the legend.
     """
     height, width = image.shape[:2]
     rows, columns = len(places), len(titles)
     tile = WIDTH / max(2, columns)
-    tile_height, header = tile * height / width, 0.42
-    figure = Figure(figsize=(columns * tile, rows * tile_height + header), dpi=DPI)
+    tile_height = tile * height / width
+    figure = Figure(figsize=(columns * tile, HEAD + rows * tile_height + FOOT), dpi=DPI)
     total = figure.get_figheight()
     pale = (255 - (255 - image.astype(np.float32)) * 0.6).astype(np.uint8)  # the points stand out
     for row, (y, x, name) in enumerate(places):
         for column in range(columns):
-            bottom = (rows - 1 - row) * tile_height / total
+            bottom = (FOOT + (rows - 1 - row) * tile_height) / total
             axes = figure.add_axes(
                 (column / columns + 0.004, bottom + 0.004, 1 / columns - 0.008, tile_height / total - 0.008)
             )
@@ -106,18 +110,36 @@ def sampling_picture(
                 axes.set_title(titles[column], fontsize=13, pad=6)
             if column == 0:
                 _note(axes, 0.03, 0.97, name, horizontalalignment="left", verticalalignment="top")
+    _legend(figure, kernel)
     return to_image(figure)
 
 
 def _scatter(axes: Axes, read: Points) -> None:
+    areas = 200 * max(1, len(read.weight)) ** -0.4 * read.weight.numpy().clip(WEAKEST, 4)
     axes.scatter(
         read.x.numpy(),
         read.y.numpy(),
-        s=200 * max(1, len(read.weight)) ** -0.4 * read.weight.numpy().clip(0.1, 4),
+        s=areas,
         c=TAP_COLOURS[read.tap.numpy() % len(TAP_COLOURS)],
         edgecolors="black",
-        linewidths=0.9 if len(read.weight) < 20 else 0.5 if len(read.weight) < 100 else 0.2,
+        linewidths=(0.1 * np.sqrt(areas)).clip(0.2, 0.9),
     )
+
+
+def _legend(figure: Figure, kernel: tuple[int, int]) -> None:
+    """Draw the colours of the taps in their places in the kernel, and say what colour and area are."""
+    width, total = figure.get_figwidth(), figure.get_figheight()
+    side = FOOT - 0.08  # inches
+    axes = figure.add_axes((0.06 / width, 0.04 / total, side * kernel[1] / kernel[0] / width, side / total))
+    rows, columns = np.mgrid[: kernel[0], : kernel[1]]
+    colours = TAP_COLOURS[np.arange(rows.size) % len(TAP_COLOURS)]
+    dot = (0.7 * 72 * side / kernel[0]) ** 2  # points squared; dots seven tenths of their distance wide
+    axes.scatter(columns.ravel(), rows.ravel(), s=dot, c=colours, edgecolors="black", linewidths=0.6)
+    axes.set_xlim(-0.5, kernel[1] - 0.5)
+    axes.set_ylim(kernel[0] - 0.5, -0.5)
+    axes.set_axis_off()
+    text = "colour: tap of the last layer\narea: modulation"
+    figure.text((0.16 + side * kernel[1] / kernel[0]) / width, FOOT / 2 / total, text, fontsize=12, va="center")
 
 
 def _note(axes: Axes, x: float, y: float, text: str, **alignment: Any) -> None:

@@ -35,7 +35,7 @@ def legend(palette: Sequence[Sequence[int]], class_names: Sequence[str]) -> Imag
     """Draw the colour of each class beside its name."""
     columns = min(3, -(-len(class_names) // 8))
     rows = -(-len(class_names) // columns)
-    names = [_shortened(name) for name in class_names]
+    names = [name if len(name) <= LONG_NAME else name[: LONG_NAME - 1] + "…" for name in class_names]
     column_inches = 0.6 + 0.085 * max(map(len, names))
     figure = Figure(figsize=(max(1.6, columns * column_inches), 0.2 + 0.24 * rows), dpi=DPI)
     patches = [
@@ -56,8 +56,3 @@ def spread_colours(count: int) -> list[list[int]]:
         hue, lightness = (index * 0.618034) % 1, (0.5, 0.35, 0.7)[index % 3]
         found.append([round(255 * value) for value in colorsys.hls_to_rgb(hue, lightness, 0.8)])
     return found
-
-
-def _shortened(name: str) -> str:
-    short = name if len(name) <= LONG_NAME else name[: LONG_NAME - 1] + "…"
-    return short.replace("$", r"\$")  # matplotlib would take what stands between two for a formula

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
@@ -30,8 +31,11 @@ def colour(labels: np.ndarray, palette: Sequence[Sequence[int]], ignore_index: i
 
 
 def to_image(figure: Figure) -> Image.Image:
-    """Render a figure."""
+    """Render a figure; a dollar in its texts is a dollar, and no formula begins there."""
     canvas = FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 

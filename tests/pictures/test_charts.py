@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segdcn.pictures.charts import BEST, Axis, parallel_coordinates
+from segdcn.pictures.charts import BEST, Axis, _ticks, parallel_coordinates
 
 RED = np.array([int(BEST[at : at + 2], 16) for at in (1, 3, 5)])
 
@@ -30,3 +30,9 @@ def test_without_a_best_no_line_stands_out():
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1e-9, 2e-9], [-5.0, 1e6]])
 def test_any_numbers_can_be_drawn(values):
     assert parallel_coordinates("tried", [Axis("x", values)], Axis("score", values), [False, False], 0).width > 300
+
+
+def test_long_labels_are_cut_to_the_room_between_two_axes():
+    losses = ['{"cross_entropy": 1.0, "dice": 0.5, "lovasz": 0.25}', '{"focal": 1.0}']
+    labels = [label for _, label in _ticks(Axis("loss", [0, 1], losses))]
+    assert labels == ['{"cross_entropy": 1…', '{"focal": 1.0}']

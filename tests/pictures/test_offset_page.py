@@ -120,6 +120,13 @@ def test_the_page_is_one_file_that_fetches_nothing_and_holds_its_scripts_whole(f
     run_node("new Function(given.join('\\n')); console.log('1')", scripts)
 
 
+def test_places_of_one_class_are_told_apart(fields):
+    image, labels = np.zeros((117, 90, 3), np.uint8), np.zeros((117, 90))
+    page = offset_page("cars", image, fields, labels, ["car"], [(20, 30.4, "car"), (1, 2, "sky"), (50, 60, "car")])
+    data = json.loads(re.search(r"^const data = (.*);$", page, re.MULTILINE)[1])
+    assert [place["name"] for place in data["places"]] == ["car 20,30", "sky", "car 50,60"]
+
+
 def test_the_page_of_a_large_image_stays_small():
     """2048x1024 at output stride 16, three layers of smooth offsets and an image of noise-free colour."""
     torch.manual_seed(0)
