@@ -50,10 +50,9 @@ class Stopped(BaseException):
         advice: How to go on.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, advice: str = "") -> None:
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-        self.advice = ""
+        self.signum, self.advice = signum, advice
 
 
 def system_refusal(error: BaseException | None) -> str | None:

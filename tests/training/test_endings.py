@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
 from segdcn.run import Run, RunFailed
@@ -42,6 +42,11 @@ def test_an_unexpected_error_names_the_run_folder(run):
 def test_ctrl_c_is_an_interruption_again():
     ending = told(SystemExit(1), status=TrainerStatus.INTERRUPTED)
     assert type(ending) is KeyboardInterrupt and str(ending) == "; nothing was saved"
+
+
+def test_a_sigterm_that_lightning_took_is_no_ctrl_c():
+    ending = told(SIGTERMException(), status=TrainerStatus.INTERRUPTED)
+    assert type(ending) is Stopped and (ending.signum, ending.advice) == (15, "; nothing was saved")
 
 
 def test_what_was_saved_can_go_on(run):
