@@ -42,6 +42,10 @@ class Diverged(UserError):
     """Training has come to infinite, NaN or huge numbers; checkpoints from before that are kept."""
 
 
+class NotWritten(UserError):
+    """A checkpoint could not be written; those from before are kept."""
+
+
 class Stopped(BaseException):
     """The system or the user asked the run to stop, and it did so in an orderly way.
 

@@ -6,7 +6,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError, system_refusal
+from segdcn.errors import Diverged, InvalidDataError, NotWritten, Stopped, UserError, UserValueError, system_refusal
 from segdcn.fitting import is_lost_connection, is_of_settings
 from segdcn.run import Run, RunFailed
 
@@ -38,8 +38,8 @@ def retold(
         case Stopped():
             error.advice = advice
             return error
-        case Diverged():
-            return Diverged(f"{error}{advice}")
+        case Diverged() | NotWritten():
+            return type(error)(f"{error}{advice}")
         case UserError():
             return error
     if (refused := system_refusal(error)) is not None:

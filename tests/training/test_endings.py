@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
+from segdcn.errors import Diverged, InvalidDataError, NotWritten, Stopped, UserError, UserValueError
 from segdcn.run import Run, RunFailed
 from segdcn.training.endings import retold
 
@@ -53,7 +53,7 @@ def test_what_was_saved_can_go_on(run):
     advice = "; go on from where it was saved last with --ckpt_path last --name tried"
     stopped = Stopped(15)
     assert told(stopped, run) is stopped and stopped.advice == advice
-    for error in (Diverged("loss is nan"), FULL):
+    for error in (Diverged("loss is nan"), NotWritten("the disk is full"), FULL):
         ending = told(error, run)
         assert isinstance(ending, UserError) and str(ending).endswith(advice)
 
