@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
-from segdcn.errors import UserError
+from segdcn.errors import NotWritten
 
 # What the operating system says when there is no room: no space left, quota exceeded, file too large.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,7 +26,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            UserError: The disk is full or refuses; the previous checkpoint is as it was.
+            NotWritten: The disk is full or refuses; the previous checkpoint is as it was.
         """
         target = Path(path)
         beside = target.with_name(target.name + ".part")
@@ -43,10 +43,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
             beside.unlink(missing_ok=True)
             if failure is None:
                 raise
-            what = "the disk is full" if failure.errno in NO_ROOM else str(failure.strerror)
+            full = failure.errno in NO_ROOM
             kept = "; the one before it is untouched" if target.is_file() else ""
-            raise UserError(
-                f"{target} could not be written: {what}{kept}. Make room, then go on with --ckpt_path last"
+            raise NotWritten(
+                f"{target} could not be written: {'the disk is full' if full else failure.strerror}{kept}"
+                f"{'; make room' if full else ''}"
             ) from error
         except BaseException:
             beside.unlink(missing_ok=True)

@@ -42,6 +42,10 @@ class Diverged(UserError):
     """Training has come to infinite, NaN or huge numbers; checkpoints from before that are kept."""
 
 
+class NotWritten(UserError):
+    """A checkpoint could not be written; those from before are kept."""
+
+
 class Stopped(BaseException):
     """The system or the user asked the run to stop, and it did so in an orderly way.
 
@@ -50,10 +54,9 @@ class Stopped(BaseException):
         advice: How to go on.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, advice: str = "") -> None:
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-        self.advice = ""
+        self.signum, self.advice = signum, advice
 
 
 def system_refusal(error: BaseException | None) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
+from segdcn.errors import InvalidDataError, MissingFileError, UserValueError, system_refusal
 from segdcn.fingerprint import fingerprint
 
 # Bare words for --ckpt_path, which stand for a file of the newest run of that name.
@@ -143,6 +143,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):  # what torch thinks of a foreign file is in the error
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every kind of broken file
+        if isinstance(error, OSError) and system_refusal(error) is not None:
+            raise InvalidDataError(f"{path} cannot be read ({error.strerror})") from error
         raise InvalidDataError(f"{path} cannot be read as a checkpoint: it is damaged or of another kind") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InvalidDataError(f"{path} is not a checkpoint of segdcn: it has no state_dict and hyper_parameters")

@@ -52,7 +52,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path):
         [sys.executable, "-W", "ignore", "-c", ON_A_FULL_DISK, path], capture_output=True, text=True, timeout=120
     )
     message = done.stdout.strip()
-    assert "the disk is full; the one before it is untouched" in message and "\n" not in message, done.stderr
+    assert message.endswith("the disk is full; the one before it is untouched; make room") and "\n" not in message, (
+        done.stderr
+    )
     assert value(path) == 1 and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -65,8 +67,9 @@ def test_what_the_system_refuses_is_one_line(code, tmp_path, monkeypatch):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(UserError, match="could not be written: .*the one before it is untouched"):
+    with pytest.raises(UserError, match="could not be written: .*the one before it is untouched") as error:
         SafeCheckpointIO().save_checkpoint(checkpoint(2.0), path)
+    assert ("make room" in str(error.value)) == (code != errno.EIO)
     assert value(path) == 1 and not path.with_name("last.ckpt.part").exists()
 
 

@@ -123,6 +123,7 @@ def test_a_wrong_verb_or_option_is_one_line(args, line, capsys):
         ("--early_stopping.patience 0", "early_stopping has patience 0"),
         ("--early_stopping.patiens 1", "has no setting 'patiens'; did you mean patience?"),
         ("--trainer.devices 2 --trainer.sync_batchnorm true", "synchronises batch normalisation on GPUs only"),
+        ("--trainer.strategy fsdp", "trainer: The strategy `fsdp` requires a GPU accelerator"),
         ("stray", "cannot place 'stray'; options are written --key value"),
     ],
 )

@@ -73,3 +73,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(1)}, weights)
     with pytest.raises(InvalidDataError, match="not a checkpoint of segdcn"):
         read_checkpoint(weights)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(path, **settings):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "last.ckpt").touch()
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(InvalidDataError, match=r"last.ckpt cannot be read \(Permission denied\)"):
+        read_checkpoint(tmp_path / "last.ckpt")

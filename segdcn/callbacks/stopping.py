@@ -2,13 +2,15 @@
 
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from segdcn.errors import Stopped
 
@@ -69,7 +71,8 @@ class StopOnSignal(Callback):
         if self.signum and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-        print(f"segdcn: {signal.Signals(signum).name}: saving and stopping after this batch", flush=True)
+        with suppress(RuntimeError):  # the signal came in the middle of another print
+            print(f"segdcn: {signal.Signals(signum).name}: saving and stopping after this batch", flush=True)
 
     # The moments at which everything that a checkpoint holds fits together
 
@@ -84,26 +87,26 @@ class StopOnSignal(Callback):
             # What Lightning would do next, and what would be missing in metrics.csv.
             trainer._logger_connector.on_batch_end()
             trainer._logger_connector.update_train_step_metrics()
-            self._save_and_stop(trainer)
+            self._stop(trainer, save=True)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Stop within a validation; the checkpoint says that it has just begun."""
+        if not self.signum or trainer.world_size > 1:
+            return  # of several processes some have fewer batches, so they cannot agree here; they do when they train
         if trainer.sanity_checking:
-            if self.signum:
-                raise Stopped(self.signum)
-        elif trainer.state.fn == "fit" and trainer.world_size == 1 and self.signum:
+            self._stop(trainer, save=False)
+        elif trainer.state.fn == "fit":
             if 0 <= trainer.max_steps <= trainer.global_step:
                 return  # the last validation of the run, which Lightning would not run again
             if trainer.fit_loop.epoch_loop._should_accumulate():
                 return
-            # Of several processes some have fewer batches, so they cannot agree here; they do after the next batch.
             self._within_validation = True
-            self._save_and_stop(trainer)
+            self._stop(trainer, save=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between epochs; LastCheckpoint has saved at the end of the one before."""
         if self._asked(trainer):
-            raise Stopped(self.signum)
+            self._stop(trainer, save=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let a checkpoint from within a validation say that it has just begun."""
@@ -121,6 +124,12 @@ class StopOnSignal(Callback):
             self.signum = int(asked)
         return self.signum != 0
 
-    def _save_and_stop(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+    def _stop(self, trainer: Trainer, save: bool) -> NoReturn:
+        if save:
+            trainer.save_checkpoint(self.path)
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            # It looks after the processes it has started, and kills this one within seconds of the first that ends
+            # with another code than 0, as all do now: in the midst of closing W&B, say.
+            launcher.procs.clear()
         raise Stopped(self.signum)

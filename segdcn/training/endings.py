@@ -1,9 +1,12 @@
 """How a run ended, said to the user: an interruption, something to mend, or an error of ours."""
 
+import signal
+
 from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError, system_refusal
+from segdcn.errors import Diverged, InvalidDataError, NotWritten, Stopped, UserError, UserValueError, system_refusal
 from segdcn.fitting import is_lost_connection, is_of_settings
 from segdcn.run import Run, RunFailed
 
@@ -26,14 +29,17 @@ def retold(
     """
     advice = how_to_go_on(run, name)
     match error:
+        case SIGTERMException():
+            # Lightning's way, a SystemExit, where nobody saves: in validate and test, and before the first step.
+            return Stopped(signal.SIGTERM, advice)
         case SystemExit():
             # Lightning turns Ctrl-C into a bare exit with code 1.
             return KeyboardInterrupt(advice) if trainer.state.status == TrainerStatus.INTERRUPTED else error
         case Stopped():
             error.advice = advice
             return error
-        case Diverged():
-            return Diverged(f"{error}{advice}")
+        case Diverged() | NotWritten():
+            return type(error)(f"{error}{advice}")
         case UserError():
             return error
     if (refused := system_refusal(error)) is not None:

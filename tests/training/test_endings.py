@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from segdcn.errors import Diverged, InvalidDataError, Stopped, UserError, UserValueError
+from segdcn.errors import Diverged, InvalidDataError, NotWritten, Stopped, UserError, UserValueError
 from segdcn.run import Run, RunFailed
 from segdcn.training.endings import retold
 
@@ -44,11 +44,16 @@ def test_ctrl_c_is_an_interruption_again():
     assert type(ending) is KeyboardInterrupt and str(ending) == "; nothing was saved"
 
 
+def test_a_sigterm_that_lightning_took_is_no_ctrl_c():
+    ending = told(SIGTERMException(), status=TrainerStatus.INTERRUPTED)
+    assert type(ending) is Stopped and (ending.signum, ending.advice) == (15, "; nothing was saved")
+
+
 def test_what_was_saved_can_go_on(run):
     advice = "; go on from where it was saved last with --ckpt_path last --name tried"
     stopped = Stopped(15)
     assert told(stopped, run) is stopped and stopped.advice == advice
-    for error in (Diverged("loss is nan"), FULL):
+    for error in (Diverged("loss is nan"), NotWritten("the disk is full"), FULL):
         ending = told(error, run)
         assert isinstance(ending, UserError) and str(ending).endswith(advice)
 
