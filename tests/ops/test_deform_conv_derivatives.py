@@ -111,7 +111,7 @@ def test_what_a_second_derivative_does_not_use_takes_no_memory():
         second = partial(torch.autograd.grad, first, grad_output, torch.randn_like(first), retain_graph=True)
         second()
         used[batch] = peak_memory(second, torch.device("cpu")) / 2**20
-    assert max(used.values()) < 75
+    assert max(used.values()) < 90
     assert used[16] < used[1] + 12
 
 
