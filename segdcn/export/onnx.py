@@ -165,10 +165,24 @@ def read_onnx(path: Path) -> Predictor:
     except Exception as error:  # onnxruntime's own types, one for each of its codes
         raise InvalidDataError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0]}") from error
 
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shapes = {value.name: value.shape for value in (*inputs, *outputs)}
+    # From (batch, 3, height, width) to (batch, N, height, width); free sizes have names.
+    channels = [tuple(shapes.get(name, ())[1:2]) for name in ("image", "logits")]
+    if len(inputs) != 1 or channels != [(3,), (len(description.class_names),)]:
+        raise InvalidDataError(
+            f"{path} takes {_shapes(inputs)} and gives {_shapes(outputs)}; expected image with 3 channels, and logits "
+            f"with the {len(description.class_names)} of the classes that it names"
+        )
+
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"image": image.cpu().contiguous().numpy()})[0])
 
     return Predictor(run, description)
+
+
+def _shapes(values: Sequence[Any]) -> str:
+    return ", ".join(f"{value.name} {value.shape}" for value in values)
 
 
 def _initializers(model: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -250,6 +250,27 @@ def test_weights_that_cannot_be_read_are_refused_in_one_line(tiny, describe, tmp
             segdcn.load(path)
 
 
+def test_an_onnx_file_that_does_not_do_what_it_says_is_refused(tiny, describe, tmp_path):
+    path = write_plain(tmp_path / "a.onnx", tiny, describe)
+    segdcn.load(path)  # as it is, it may be opened
+    whole = onnx.load(path)
+    for name in ("image", "logits"):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(whole)
+        for part in (*changed.graph.input, *changed.graph.output):
+            part.name = "other" if part.name == name else part.name
+        for names in (changed.graph.node[0].input, changed.graph.node[0].output):
+            names[0] = "other" if names[0] == name else names[0]
+        path.write_bytes(changed.SerializeToString())
+        with pytest.raises(
+            InvalidDataError, match=r"a.onnx takes .*other \['batch', 3, .* expected image with 3 channels"
+        ):
+            segdcn.load(path)
+    two = {"class_names": '["sky", "road"]', "palette": "null", "config": '{"num_classes": 2}'}
+    with pytest.raises(InvalidDataError, match="expected image with 3 channels, and logits with the 2 of the classes"):
+        segdcn.load(write_plain(tmp_path / "b.onnx", tiny, describe, **two))
+
+
 def test_a_changed_or_foreign_onnx_file_is_refused(tiny, describe, tmp_path):
     path = write_plain(tmp_path / "a.onnx", tiny, describe, content_sha256="0" * 64)
     with pytest.raises(InvalidDataError, match="the weights in .* are not those that were written"):
