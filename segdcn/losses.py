@@ -35,9 +35,11 @@ def cross_entropy(
     """
     logits = _exact(logits)
     class_weights = None if class_weights is None else class_weights.to(logits)
+    # On a GPU torch adds up the pixels of maps in any order, and refuses to where a fixed one is asked for.
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
     total = F.cross_entropy(
-        logits, labels, class_weights, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
-    )
+        logits, labels, class_weights, ignore_index=IGNORE, reduction=reduction, label_smoothing=label_smoothing
+    ).sum()
     counted = labels != IGNORE
     if class_weights is None:
         return total / counted.sum().clamp(min=1)

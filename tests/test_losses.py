@@ -167,3 +167,19 @@ def test_a_weighted_sum_is_one():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(UserValueError, match=message):
         WeightedLoss(**settings)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_where_a_fixed_order_is_asked_for_torch_does_not_add_up_the_pixels_of_maps(monkeypatch, smoothing):
+    """On a GPU it refuses; the number is the same."""
+    (logits, labels), weights = logits_and_labels(), torch.tensor([1.0, 2.0, 0.5, 3.0])
+    expected = cross_entropy(logits, labels, weights, smoothing)
+    theirs, seen = F.cross_entropy, []
+    monkeypatch.setattr(F, "cross_entropy", lambda *a, **more: seen.append(more["reduction"]) or theirs(*a, **more))
+    torch.use_deterministic_algorithms(True)
+    try:
+        fixed = cross_entropy(logits, labels, weights, smoothing)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == ["none"]
+    torch.testing.assert_close(fixed, expected)

@@ -46,6 +46,9 @@ class Calibration(Sums):
         # A confidence rounded above 1 belongs to the last bin.
         bins = (torch.bucketize(confidence, edges) - 1).clamp(0, self.num_bins - 1)
         there = self.pixels.device
+        if torch.are_deterministic_algorithms_enabled():
+            # On a GPU torch has no fixed order for the weighted count, and refuses.
+            bins, right, confidence = bins.cpu(), right.cpu(), confidence.cpu()
         self.pixels += torch.bincount(bins, minlength=self.num_bins).to(there)
         self.right += torch.bincount(bins[right], minlength=self.num_bins).to(there)
         self.confidence += torch.bincount(bins, confidence.double(), minlength=self.num_bins).to(there)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
@@ -34,3 +36,16 @@ def test_a_network_that_knows_nothing_is_half_sure_of_two_classes():
     measure.update(torch.zeros(1, 2, 1, 4), torch.tensor([[[0, 1, 0, 1]]]))
     assert measure.error().item() == pytest.approx(0, abs=1e-7)
     assert Calibration().error().isnan()
+
+
+def test_it_counts_also_where_a_fixed_order_is_asked_for(device):
+    """Of a GPU torch's weighted count has none."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        measure = Calibration().to(device)
+        logits = torch.tensor([[3.0, 1.0], [1.0, 2.0]]).view(1, 2, 1, 2)
+        measure.update(logits.to(device), torch.tensor([[[0, 0]]], device=device))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    sure = [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))]  # that it is right, and wrongly
+    assert measure.error().item() == pytest.approx((1 - sure[0] + sure[1]) / 2, abs=1e-6)
