@@ -52,7 +52,10 @@ REPLACED = {
     "docs/tutorials/compare.md": [
         ("--vary deform_layers=0,3 --seeds 3", "--vary deform_layers=0,1 --seeds 1", "two runs do"),
     ],
-    "docs/tutorials/export.md": [("--size 512 1024", "--size 64 64 --rounds 2", "quicker")],
+    "docs/tutorials/export.md": [
+        ("--size 512 1024", "--size 64 64 --rounds 2", "quicker"),
+        ("--exports onnx program", "--exports program", "the page has made an ONNX file before"),
+    ],
     "docs/tutorials/predict.md": [
         ("photos 'clips/*/*.png'", "street/images 'datasets/shapes/JPEGImages/val*.png'", "the pictures that are here"),
     ],
