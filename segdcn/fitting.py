@@ -75,9 +75,13 @@ def check_checkpoint(checkpoint: dict[str, Any], task: SegmentationTask, say: Ca
 def check_state(checkpoint: dict[str, Any], path: str) -> None:
     """Refuse a checkpoint that training cannot go on from: it holds weights alone, or something else in their places.
 
+    What `segdcn convert` wrote is from before the first step, and has nothing to go on from but weights.
+
     Raises:
         InvalidDataError: A part is missing, or is not what it should be.
     """
+    if "loops" not in checkpoint and checkpoint.get("global_step") == 0 and checkpoint.get("optimizer_states") == []:
+        return
     for part, kind in STATE.items():
         if not isinstance(checkpoint.get(part, {} if part in OPTIONAL else None), kind):
             what = "something else" if part in checkpoint else "nothing"
