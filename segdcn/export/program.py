@@ -134,6 +134,6 @@ def _root(archive: zipfile.ZipFile) -> str:
 def _content_hash(archive: zipfile.ZipFile) -> str:
     hashed = hashlib.sha256()
     for name in sorted(archive.namelist()):
-        if not name.endswith(MEMBER):
+        if name != f"{_root(archive)}/{MEMBER}":
             hashed.update(f"{name} {hashlib.sha256(archive.read(name)).hexdigest()}\n".encode())
     return hashed.hexdigest()

@@ -44,7 +44,7 @@ def predict(
     """Label pictures: files, folders with all below them, or quoted glob patterns.
 
     Writes labels/NAME.png (class ids of the network, with its classes' colours), overlays/NAME.jpg
-    (labels over the picture; legend.png tells the colours) and, if wanted, probabilities/NAME.npy, float16
+    (labels over the picture; overlays/legend.png tells the colours) and, if wanted, probabilities/NAME.npy, float16
     (classes, height, width). All have the picture's size and name; below folders, results lie as the
     pictures do. Photographs that a camera stored turned (EXIF) are turned upright, and so are their results.
 

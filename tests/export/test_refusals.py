@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -315,6 +316,17 @@ def test_a_changed_program_is_refused_before_it_is_opened(program, tmp_path, mon
             changed.writestr(name, content[:-1] + b"\0" if name.endswith("weights/weight_0") else content)
     with pytest.raises(InvalidDataError, match="is not as it was written"):
         segdcn.load(tmp_path / "a.pt2", trust=True)
+
+
+@pytest.mark.parametrize("name", ["{}/data/more.so", "{}/more/extra/segdcn.json", "{}/models/model.json"])
+def test_a_program_with_something_added_is_refused_before_it_is_opened(program, tmp_path, monkeypatch, name):
+    """Also under a name that is there already, or that resembles the description's."""
+    monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("opened"))
+    path = shutil.copy(program, tmp_path / "a.pt2")
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings(action="ignore"):  # of two members of one name
+        archive.writestr(name.format(archive.namelist()[0].partition("/")[0]), "more")
+    with pytest.raises(InvalidDataError, match="is not as it was written"):
+        segdcn.load(path, trust=True)
 
 
 def test_other_archives_are_refused(checkpoint, tmp_path):

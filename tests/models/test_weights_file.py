@@ -130,3 +130,5 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
             read_weights(tmp_path / name)
     with pytest.raises(MissingFileError, match="none.pth does not exist"):
         read_weights(tmp_path / "none.pth")
+    with pytest.raises(MissingFileError, match="is a folder; expected a file of weights"):
+        read_weights(tmp_path)

@@ -54,7 +54,8 @@ def read_weights(path: Path, key: str | None = None) -> WeightsFile:
         UserValueError: There are no weights under `key`.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; expected a file of weights (.pth, .pt, .ckpt, .safetensors)")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingFileError(f"{path} {what}; expected a file of weights (.pth, .pt, .ckpt, .safetensors)")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     found = _candidates(content, path)
     key = key if key is not None else next((known for known in (None, *KEYS) if known in found), next(iter(found)))
