@@ -27,7 +27,8 @@ def retold(
     Returns:
         What to raise in its place, from it; `error` itself where it says enough.
     """
-    advice = how_to_go_on(run, name)
+    # The others do not know the folder that the first process has made.
+    advice = how_to_go_on(run, name) if trainer.global_rank == 0 else ""
     match error:
         case SIGTERMException():
             # Lightning's way, a SystemExit, where nobody saves: in validate and test, and before the first step.

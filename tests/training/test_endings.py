@@ -17,7 +17,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
 
 
 def told(error, run=None, start=None, begun=True, processes=1, status=TrainerStatus.RUNNING):
-    trainer = SimpleNamespace(state=SimpleNamespace(status=status), world_size=processes, global_rank=1)
+    trainer = SimpleNamespace(state=SimpleNamespace(status=status), world_size=processes, global_rank=processes - 1)
     return retold(error, trainer, run, "tried", start, begun)
 
 
@@ -56,6 +56,12 @@ def test_what_was_saved_can_go_on(run):
     for error in (Diverged("loss is nan"), NotWritten("the disk is full"), FULL):
         ending = told(error, run)
         assert isinstance(ending, UserError) and str(ending).endswith(advice)
+
+
+def test_only_the_first_process_says_what_was_saved():
+    """The others do not know in which folder."""
+    ending = told(Stopped(15), processes=2)
+    assert isinstance(ending, Stopped) and ending.advice == ""
 
 
 def test_a_lost_process_is_one_of_several():
