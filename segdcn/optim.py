@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 OptimizerName = Literal["sgd", "adamw"]
+NORMALISATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+FSDP_PREFIX = "_fsdp_wrapped_module."
 
 
 def parameter_groups(
@@ -14,14 +16,14 @@ def parameter_groups(
     """Sort the parameters that learn into named groups.
 
     By place: `offset` (the convolutions that predict offsets and modulation, wherever they
-    are), `encoder`, and `head` (all the rest). Each place is split once more: parameters
-    with one dimension, which are biases and the scales of normalisation, get no weight
-    decay and their group ends in `.no_decay`. Empty groups are left out.
+    are), `encoder`, and `head` (all the rest). Each place is split once more: biases and the
+    parameters of normalisation get no weight decay and their group ends in `.no_decay`. Empty
+    groups are left out. Shapes decide nothing: under FSDP parameters are flat pieces.
 
     Args:
         network: The network; parameters that need no gradient are skipped.
         lr: Rate of the head.
-        weight_decay: Decay of everything with more than one dimension.
+        weight_decay: Decay of the weights.
         encoder_lr_scale: The encoder's rate is `lr` times this.
         offset_lr_scale: The offset convolutions' rate is `lr` times this.
 
@@ -29,17 +31,24 @@ def parameter_groups(
         Groups for a torch optimizer, with `name`, and `base_lr`: the rate at a factor of 1.
     """
     scales = {"encoder": encoder_lr_scale, "head": 1.0, "offset": offset_lr_scale}
+    undecayed = {
+        id(parameter)
+        for module in network.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or isinstance(module, NORMALISATION)
+    }
     sorted_parameters: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    for wrapped, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
+        name = wrapped.replace(FSDP_PREFIX, "")
         if ".offset_conv." in f".{name}":
             place = "offset"
         elif name.startswith("encoder."):
             place = "encoder"
         else:
             place = "head"
-        sorted_parameters.setdefault((place, parameter.ndim > 1), []).append(parameter)
+        sorted_parameters.setdefault((place, id(parameter) not in undecayed), []).append(parameter)
 
     return [
         {

@@ -34,6 +34,22 @@ def test_every_parameter_is_in_the_group_of_its_place():
     }
 
 
+def test_groups_do_not_depend_on_shapes_and_wrappers():
+    """FSDP leaves flat pieces of parameters, in modules that are called otherwise."""
+
+    def listed(network):
+        names = {id(p): name.replace("_fsdp_wrapped_module.", "") for name, p in network.named_parameters()}
+        return {group: [names[id(p)] for p in value["params"]] for group, value in groups_of(network).items()}
+
+    network, wrapped = Network(), Network()
+    for parameter in wrapped.parameters():
+        parameter.data = parameter.data.flatten()
+    encoder = nn.Module()
+    encoder._fsdp_wrapped_module = wrapped.encoder
+    wrapped.encoder = encoder
+    assert listed(wrapped) == listed(network)
+
+
 def test_rates_and_decay_by_group():
     groups = groups_of(Network())
     assert {name: group["lr"] for name, group in groups.items()} == pytest.approx(
