@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from segdcn.pictures.segmentation import to_image
+from segdcn.pictures.segmentation import shortened, to_image
 
 DPI = 130
 LONG_LABEL = 20  # letters of a named place for which there is room between two axes
@@ -146,8 +146,8 @@ def _draw_axis(place: Axes, index: int, axis: Axis, is_last: bool) -> None:
 
 def _ticks(axis: Axis) -> list[tuple[float, str]]:
     if axis.labels is not None:
-        short = [label if len(label) <= LONG_LABEL else label[: LONG_LABEL - 1] + "…" for label in axis.labels]
-        return [((index + 0.5) / len(short), label) for index, label in enumerate(short)]
+        count = len(axis.labels)
+        return [((index + 0.5) / count, shortened(label, LONG_LABEL)) for index, label in enumerate(axis.labels)]
     low, high = _bounds(axis)
     locator: Any = matplotlib.ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
     if axis.log:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from segdcn.pictures.segmentation import DPI, to_image
+from segdcn.pictures.segmentation import DPI, shortened, to_image
 
 LONG_NAME = 24  # letters of a class's name for which a column of the legend has room
 
@@ -35,7 +35,7 @@ def legend(palette: Sequence[Sequence[int]], class_names: Sequence[str]) -> Imag
     """Draw the colour of each class beside its name."""
     columns = min(3, -(-len(class_names) // 8))
     rows = -(-len(class_names) // columns)
-    names = [name if len(name) <= LONG_NAME else name[: LONG_NAME - 1] + "…" for name in class_names]
+    names = [shortened(name, LONG_NAME) for name in class_names]
     column_inches = 0.6 + 0.085 * max(map(len, names))
     figure = Figure(figsize=(max(1.6, columns * column_inches), 0.2 + 0.24 * rows), dpi=DPI)
     patches = [

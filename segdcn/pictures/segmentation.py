@@ -30,6 +30,11 @@ def colour(labels: np.ndarray, palette: Sequence[Sequence[int]], ignore_index: i
     return table[labels]
 
 
+def shortened(text: str, most: int) -> str:
+    """Cut a text that has more than `most` letters, so that it has as many with the ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def to_image(figure: Figure) -> Image.Image:
     """Render a figure; a dollar in its texts is a dollar, and no formula begins there."""
     canvas = FigureCanvasAgg(figure)

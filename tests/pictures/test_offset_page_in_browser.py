@@ -112,36 +112,38 @@ def points(fields, place, depth):
     return len(trace(fields[len(fields) - depth :], place).y)
 
 
+def centre(field, row, column):
+    """The place in the image of an output pixel's centre."""
+    frame = field.output_frame
+    return (frame.start[0] + row * frame.stride[0], frame.start[1] + column * frame.stride[1])
+
+
+def told(place):
+    """A place as the page writes it."""
+    return "{}, {}".format(*(int(value + 0.5) for value in place))
+
+
 def test_dots_follow_the_pointer(fields, seen):
     last = fields[-1]
     for place, move in zip(PLACES, seen["moves"], strict=True):
-        row, column = output_pixel(last, place)
-        frame = last.output_frame
-        centre = (frame.start[0] + row * frame.stride[0], frame.start[1] + column * frame.stride[1])
-        assert move["facts"]["place (y, x)"] == "{}, {}".format(*(int(value + 0.5) for value in centre))
-        assert move["facts"]["points"] == f"{points(fields, centre, 3)} of 729"
+        expected = centre(last, *output_pixel(last, place))
+        assert move["facts"]["place (y, x)"] == told(expected)
+        assert move["facts"]["points"] == f"{points(fields, expected, 3)} of 729"
         # Dots cover parts of the red square, which moves the mean; the next output pixel is 8 pixels away.
-        assert move["cross"] == pytest.approx(centre, abs=3)
+        assert move["cross"] == pytest.approx(expected, abs=3)
 
 
 def test_keys_and_buttons_choose_layers_and_places(fields, seen):
     last, (row, column) = fields[-1], output_pixel(fields[-1], PLACES[-1])
-    frame = last.output_frame
-
-    def centre(row, column):
-        return (frame.start[0] + row * frame.stride[0], frame.start[1] + column * frame.stride[1])
-
     keys = seen["keys"]
     assert seen["first"]["points"].endswith(" of 729")
-    assert keys["1"]["points"] == f"{points(fields, centre(row, column), 1)} of 9"
-    assert keys["2"]["points"] == f"{points(fields, centre(row, column), 2)} of 81"
-    right, up = centre(row, column + 1), centre(row - 1, column + 1)
-    assert keys["ArrowRight"]["place (y, x)"] == "{}, {}".format(*(int(value + 0.5) for value in right))
-    assert keys["ArrowUp"]["place (y, x)"] == "{}, {}".format(*(int(value + 0.5) for value in up))
+    assert keys["1"]["points"] == f"{points(fields, centre(last, row, column), 1)} of 9"
+    assert keys["2"]["points"] == f"{points(fields, centre(last, row, column), 2)} of 81"
+    right, up = centre(last, row, column + 1), centre(last, row - 1, column + 1)
+    assert keys["ArrowRight"]["place (y, x)"] == told(right)
+    assert keys["ArrowUp"]["place (y, x)"] == told(up)
     assert seen["button"]["points"].endswith(" of 729") and seen["pressed"] == ["false", "false", "true"]
-    assert seen["place"]["place (y, x)"] == "{}, {}".format(
-        *(int(value + 0.5) for value in centre(*output_pixel(last, (21.0, 30.0))))
-    )
+    assert seen["place"]["place (y, x)"] == told(centre(last, *output_pixel(last, (21.0, 30.0))))
     assert seen["place"]["predicted"] == "sky"
 
 
