@@ -29,7 +29,7 @@ def test_the_checkpoint_its_plain_twin_and_an_export_are_timed(checkpoint, tmp_p
     flags = ("--size", 64, 80, "--batch=2", "--threads=1", "--exports", "safetensors", f"--json={report}")
     assert bench(checkpoint, *flags) == 0
     found = json.loads(report.read_text())
-    assert "1 threads" in found["machine"] and "2x64x80" in found["machine"]
+    assert "1 thread;" in found["machine"] and "2x64x80" in found["machine"]
     deformable, plain, exported = found["rows"]
     assert [row["name"] for row in found["rows"]] == ["best.ckpt", "plain", "safetensors"]
     # Two layers of 512 channels on 4x5 maps, of two images: reads, and a convolution to 27 channels that predicts them.
