@@ -1,14 +1,14 @@
 """docs/results.md and the script that writes its tables."""
 
 import importlib.util
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 
-from segdcn.compare.plan import keep_plan, write_json
-from segdcn.compare.record import record_file
+from segdcn.compare.plan import keep_plan, read_plan, write_json
+from segdcn.compare.record import read_records, record_file
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/evidence_tables"
 
@@ -56,3 +56,26 @@ def test_records_are_kept_and_their_tables_written(script, finished, tmp_path, m
     assert script.main() == 0
     page.write_text(written.replace("62.00 ± 2.00", "92.00 ± 2.00"))
     assert script.main() == 1
+
+
+def test_what_is_kept_names_no_folder_of_this_machine(script, plan, records, tmp_path, monkeypatch):
+    folder = tmp_path / "evidence"
+    settings = {name: {**values, "data.root": f"{folder}/data/rigid"} for name, values in plan.settings.items()}
+    plan = replace(plan, settings=settings)
+    job, record = next(plan.jobs()), records[0]
+    results = {**record.results, "run_folder": f"{folder}/runs/x"}
+    record = replace(record, facts={**record.facts, "settings_sha256": plan.settings_hash(job)}, results=results)
+    keep_plan(folder / "runs/compare/rigid-layers", plan)
+    write_json(record_file(folder / "runs/compare/rigid-layers", job), asdict(record))
+    monkeypatch.setattr(script, "KEPT", tmp_path / "kept")
+    script.keep(folder)
+    kept = tmp_path / "kept/rigid-layers"
+    assert all(str(tmp_path) not in path.read_text() for path in kept.iterdir())
+    assert read_plan(kept).settings[job.variant.name]["data.root"] == "FOLDER/data/rigid"
+    (read,) = read_records(kept, read_plan(kept))
+    assert read.results["run_folder"] == "FOLDER/runs/x"
+
+
+def test_a_folder_without_comparisons_is_refused(script, tmp_path):
+    with pytest.raises(SystemExit, match=f"{tmp_path} has no comparison"):
+        script.keep(tmp_path)
