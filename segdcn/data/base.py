@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from segdcn.data.cache import Decoded, Kind, SampleCache, folder_name
 from segdcn.data.dataset import SegmentationDataset
 from segdcn.data.files import check_file, check_size, read_id_map, read_picture, write_id_map
-from segdcn.data.loading import IGNORE_INDEX, EpochSampler, PadAndStack, start_worker
+from segdcn.data.loading import IGNORE_INDEX, EpochSampler, Loader, PadAndStack, start_worker
 from segdcn.data.resumable import ResumableLoader
 from segdcn.data.settings import check_settings
 from segdcn.data.transforms import EvalTransform, TrainTransform
@@ -408,9 +408,7 @@ class SegmentationData(pl.LightningDataModule):
 
     def loader(self, dataset: SegmentationDataset, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader:
         """Serve the samples whose keys `sampler` gives, in batches, as training and validation do."""
-        kind = ResumableLoader if isinstance(sampler, EpochSampler) else DataLoader
-        # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
-        cv2.setNumThreads(1)
+        kind = ResumableLoader if isinstance(sampler, EpochSampler) else Loader
         return kind(
             dataset,
             batch_size=batch_size,

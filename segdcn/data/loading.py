@@ -7,13 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import cv2
 import numpy as np
 import torch
 from torch.nn.functional import pad
-from torch.utils.data import Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 IGNORE_INDEX = 255
 # Of malloc.h: what is larger than the first is not kept when freed, nor is free memory beyond the second.
@@ -132,9 +132,25 @@ class PadAndStack:
         return -(-length // self.size_divisor) * self.size_divisor
 
 
+class Loader(DataLoader):
+    """A DataLoader for `start_worker`, whose workers are made so that it can do its work."""
+
+    def __iter__(self) -> Any:
+        """Make the workers, or use those that are there, and give the batches."""
+        # Before workers fork: a child of a process whose OpenCV has threads deadlocks on its first call.
+        cv2.setNumThreads(1)
+        # They inherit what is blocked, and so do the threads that torch starts in them before start_worker: one that
+        # did not block SIGTERM would get it, and the worker would end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_when_told_by(process: int) -> None:
     """End this process at a SIGTERM of that one, which ends its workers so, and at nobody else's."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the threads of this one too
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where no Loader has
 
     def wait() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import cv2
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from segdcn.data.loading import start_worker
+from segdcn.data.loading import Loader, start_worker
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -20,8 +19,7 @@ def each(function: Callable[[Source], Result], items: Sequence[Source], num_work
         items: What to do it with.
         num_workers: Processes that do it; 0 does it in this one.
     """
-    cv2.setNumThreads(1)  # before workers fork, as in SegmentationData
-    yield from DataLoader(
+    yield from Loader(
         _Applied(function, items),
         batch_size=None,
         num_workers=num_workers,

@@ -1,16 +1,14 @@
-"""A DataLoader that goes on in the middle of an epoch."""
+"""A loader that goes on in the middle of an epoch."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from segdcn.data.loading import EpochSampler
+from segdcn.data.loading import EpochSampler, Loader
 from segdcn.errors import UserValueError
 
 
-class ResumableLoader(DataLoader):
-    """A DataLoader over an `EpochSampler` that knows how much of the epoch it has given.
+class ResumableLoader(Loader):
+    """A loader over an `EpochSampler` that knows how much of the epoch it has given.
 
     Lightning keeps `state_dict()` in checkpoints and gives it back before the first batch; the batches that the
     stopped run has seen are then left out without being read.

@@ -5,14 +5,23 @@ import subprocess
 import sys
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
 
-from segdcn.data.loading import start_worker
+from segdcn.data.loading import Loader, start_worker
+
+
+@pytest.fixture
+def threads():
+    """Let torch have threads, with which it begins in workers too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_at_work(signum):
-    loader = DataLoader(list(range(20)), num_workers=1, worker_init_fn=start_worker)
+def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_at_work(signum, threads):
+    loader = Loader(list(range(20)), num_workers=1, worker_init_fn=start_worker)
     batches = iter(loader)
     found = [int(next(batches))]  # the worker has begun
     for worker in batches._workers:  # not from this process, whose SIGTERM ends them
@@ -22,9 +31,8 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_at_work(signum):
 
 HELD = """
 import builtins, sys
-from torch.utils.data import DataLoader
-from segdcn.data.loading import start_worker
-loader = DataLoader(list(range(2000)), num_workers=2, worker_init_fn=start_worker, persistent_workers=True)
+from segdcn.data.loading import Loader, start_worker
+loader = Loader(list(range(2000)), num_workers=2, worker_init_fn=start_worker, persistent_workers=True)
 builtins.held = iter(loader)  # to the very end, when processes that are left are told to go
 next(builtins.held)
 if sys.argv[1] == "fails":
