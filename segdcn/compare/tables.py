@@ -72,7 +72,7 @@ def miou_table(scores: Scores) -> Table:
     for variant in scores.variants:
         values = scores.of(variant, miou)
         each = [_percent(values.get(seed)) for seed in scores.plan.seeds]
-        rows.append([variant, _mean_and_std(scores.spread(variant, miou)), *each])
+        rows.append([variant, mean_and_std(scores.spread(variant, miou)), *each])
     return Table(["variant", "mean ± std", *(f"seed {seed}" for seed in scores.plan.seeds)], rows)
 
 
@@ -111,7 +111,7 @@ def measure_table(scores: Scores) -> Table:
         name: number for name, number in MEASURES.items() if any(scores.spread(v, number) for v in scores.variants)
     }
     rows = [
-        [variant, *(_mean_and_std(scores.spread(variant, number)) for number in measures.values())]
+        [variant, *(mean_and_std(scores.spread(variant, number)) for number in measures.values())]
         for variant in scores.variants
     ]
     return Table(["variant", *measures], rows)
@@ -120,7 +120,7 @@ def measure_table(scores: Scores) -> Table:
 def class_table(scores: Scores) -> Table:
     """IoU of every class."""
     rows = [
-        [name, *(_mean_and_std(scores.spread(variant, _of_class(name))) for variant in scores.variants)]
+        [name, *(mean_and_std(scores.spread(variant, _of_class(name))) for variant in scores.variants)]
         for name in scores.classes()
     ]
     return Table(["class", *scores.variants], rows)
@@ -206,7 +206,8 @@ def _signed(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:+.2f}"
 
 
-def _mean_and_std(found: Spread | None) -> str:
+def mean_and_std(found: Spread | None) -> str:
+    """Write shares in percent."""
     if found is None:
         return NONE
     return _percent(found.mean) + ("" if found.std is None else f" ± {100 * found.std:.2f}")

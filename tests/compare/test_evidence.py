@@ -4,7 +4,9 @@ import importlib.util
 from dataclasses import asdict, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from segdcn.compare.plan import keep_plan, read_plan, write_json
@@ -13,12 +15,16 @@ from segdcn.compare.record import read_records, record_file
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/evidence_tables"
 
 
-@pytest.fixture
-def script():
-    loader = SourceFileLoader("evidence_tables", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("evidence_tables", loader))
+def load(path):
+    loader = SourceFileLoader(path.name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.name, loader))
     loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def script():
+    return load(SCRIPT)
 
 
 @pytest.fixture
@@ -79,3 +85,35 @@ def test_what_is_kept_names_no_folder_of_this_machine(script, plan, records, tmp
 def test_a_folder_without_comparisons_is_refused(script, tmp_path):
     with pytest.raises(SystemExit, match=f"{tmp_path} has no comparison"):
         script.keep(tmp_path)
+
+
+def test_what_a_network_is_wrong_about(monkeypatch):
+    """Three of the four pixels of either object are found: of one all wrong, of the other two of three right."""
+    script = load(SCRIPT.with_name("evidence_errors"))
+    labels = np.array([[1, 1, 0, 2, 2], [1, 1, 0, 2, 2]], np.uint8)
+    instances = np.array([[1, 1, 0, 2, 2], [1, 1, 0, 2, 2]], np.uint8)
+    predicted = np.array([[2, 2, 0, 2, 2], [2, 0, 0, 1, 0]], np.uint8)
+    monkeypatch.setattr(script.segdcn, "load", lambda checkpoint: SimpleNamespace(predict=lambda image: predicted))
+    found = script.errors(Path("x.ckpt"), [script.Truth(np.zeros((2, 5, 3), np.uint8), labels, instances)], 3)
+    assert found["objects"] == 0.5
+    assert found["mIoU"] == pytest.approx((2 / 4 + 0 / 5 + 2 / 7) / 3)
+    assert found["named"] == pytest.approx((2 / 4 + 3 / 4 + 3 / 4) / 3)
+
+
+def test_labels_that_follow_the_output_stride_are_perfect(monkeypatch):
+    script = load(SCRIPT.with_name("evidence_errors"))
+    image = np.zeros((16, 32, 3), np.uint8)
+    halves, fine = np.zeros((2, 16, 32), np.uint8)
+    halves[:, 16:], fine[:, ::2] = 1, 1
+    assert script.perfect([script.Truth(image, halves, halves)], 2) == 1
+    assert script.perfect([script.Truth(image, fine, fine)], 2) < 0.5
+
+
+def test_a_table_of_errors(script, finished, tmp_path, monkeypatch):
+    runs = {"deform_layers=0": {"0": {"objects": 0.5, "mIoU": 0.6, "named": 0.7}}}
+    write_json(finished / "runs/compare/rigid-layers/errors.json", {"perfect": 0.9, "runs": runs})
+    monkeypatch.setattr(script, "KEPT", tmp_path / "kept")
+    script.keep(finished)
+    table = script.block("rigid", "errors")
+    assert "| 0 deformable | 50.00 | 60.00 | 70.00 |" in table and "| 100.00 | 90.00 | 90.00 |" in table
+    assert script.block("bent", "errors").strip() == "Not run yet."
