@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
-from scipy.special import stdtrit
 
 from segdcn.compare import tables
 from segdcn.compare.examples import Example
@@ -18,13 +17,20 @@ ALIKE = "Runs with the same seed start from the same weights, whatever the varia
 PAIRED = "In percentage points. The difference of runs with the same seed says more than the difference of means."
 SAME_DATA = "They see the same crops in the same order."
 COST = (
-    "Seconds are medians over the steps of a run, averaged over seeds: forward, backward and optimizer, without "
-    "reading data. Memory is the most that training needed at a time: of the process on a CPU, torch's on a GPU."
+    "Seconds are medians over the steps of a run, mean ± standard deviation over seeds: forward, backward and "
+    "optimizer, without reading data; the ratio is taken within a seed. The runs were made one after the other: what "
+    "else the machine did is in these figures, and only `segdcn benchmark train`, which takes turns, compares costs. "
+    "Memory is the most that training needed at a time: of the whole process on a CPU, torch's on a GPU."
 )
 OFFSETS = (
     "Length of the offsets over a few validation images, in units of the layer's dilation: mean, and what 95 % stay "
     "below; the share of reads outside of the map; and the effective dilation (mean distance of neighbouring reads, in "
     "pixels of the layer's input) at the centres of objects by their size, and of background. Averaged over seeds."
+)
+SEVERAL = (
+    "The interval holds the true mean with 95 % probability: one that does not hold 0 is a difference. Of many rows, "
+    "one in twenty shows a difference where there is none. Seeds vary what is random in training, not the data set or "
+    "the weights that an encoder begins with."
 )
 
 
@@ -59,7 +65,7 @@ def sections(
         Section("Cost", [COST, *_about_machines(records)], tables.cost_table(scores)),
     ]
     if any(record.offsets for record in records):
-        found.append(Section("Offsets", [OFFSETS], tables.offset_table(scores)))
+        found.append(Section("Offsets", [f"{OFFSETS}{_about_sizes(plan)}"], tables.offset_table(scores)))
     if examples:
         pictures = {
             f"{example.name}: the variants differ on {example.differ:.1%} of the pixels": example_picture(
@@ -108,12 +114,12 @@ def _about_miou(plan: Plan) -> str:
 def _about_pairs(plan: Plan) -> list[str]:
     same_data = not any(key.startswith("data.") for variant in plan.variants for key in variant.values)
     texts = [f"{PAIRED} {SAME_DATA}" if same_data else PAIRED]
-    if (count := len(plan.seeds)) > 1:
-        clear = stdtrit(count - 1, 0.975)  # Student's t
-        texts.append(
-            f"With {count} seeds a mean that is less than {clear:.1f} standard errors from 0 may well be chance (5 %)."
-        )
-    return texts
+    return [*texts, SEVERAL] if len(plan.seeds) > 1 else texts
+
+
+def _about_sizes(plan: Plan) -> str:
+    limits = plan.settings[plan.variants[0].name].get("effective_dilation.sizes")
+    return f" Objects: small below {limits[0]} pixels, large from {limits[1]} on." if limits else ""
 
 
 def _about_measures(record: Record) -> str:

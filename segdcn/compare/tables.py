@@ -1,5 +1,6 @@
 """The tables of a comparison."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,9 +49,11 @@ class Scores:
         """Sum up a number over a variant's runs."""
         return spread(self.of(variant, number))
 
-    def paired(self, variant: str, number: Number) -> Spread | None:
-        """Sum up the differences from the first variant, seed by seed."""
-        return paired(self.of(variant, number), self.of(self.plan.variants[0].name, number))
+    def paired(
+        self, variant: str, number: Number, compare: Callable[[float, float], float] = operator.sub
+    ) -> Spread | None:
+        """Sum up the differences from the first variant, or what else `compare` gives, seed by seed."""
+        return paired(self.of(variant, number), self.of(self.plan.variants[0].name, number), compare)
 
     def classes(self) -> list[str]:
         """List the classes."""
@@ -73,7 +76,8 @@ def miou_table(scores: Scores) -> Table:
         values = scores.of(variant, miou)
         each = [_percent(values.get(seed)) for seed in scores.plan.seeds]
         rows.append([variant, mean_and_std(scores.spread(variant, miou)), *each])
-    return Table(["variant", "mean ± std", *(f"seed {seed}" for seed in scores.plan.seeds)], rows)
+    mean = "mean ± std" if len(scores.plan.seeds) > 1 else "mIoU"
+    return Table(["variant", mean, *(f"seed {seed}" for seed in scores.plan.seeds)], rows)
 
 
 def difference_table(scores: Scores) -> Table:
@@ -84,9 +88,9 @@ def difference_table(scores: Scores) -> Table:
             continue
         found = scores.paired(variant, miou)
         each = [_signed(found.values.get(seed) if found else None) for seed in scores.plan.seeds]
-        rows.append([variant, _mean_and_error(found), *each])
+        rows.append([variant, _mean_and_error(found), _interval(found), *each])
     seeds = [f"seed {seed}" for seed in scores.plan.seeds]
-    return Table([f"minus {scores.plan.variants[0].name}", "mean ± standard error", *seeds], rows)
+    return Table([f"minus {scores.plan.variants[0].name}", "mean ± standard error", "95 % interval", *seeds], rows)
 
 
 def _of_size(size: str) -> Number:
@@ -131,20 +135,21 @@ def cost_table(scores: Scores) -> Table:
     first = scores.plan.variants[0].name
     rows = []
     for variant in scores.variants:
-        seconds = scores.spread(variant, lambda record: record.cost["seconds_per_step"])
-        baseline = scores.spread(first, lambda record: record.cost["seconds_per_step"])
-        memory = scores.spread(variant, lambda record: record.cost["memory"])
-        parameters = scores.spread(variant, lambda record: record.cost["parameters"])
+        ratio = scores.paired(variant, _cost("seconds_per_step"), operator.truediv)
         rows.append(
             [
                 variant,
-                NONE if seconds is None else f"{seconds.mean:.3f}",
-                NONE if seconds is None or baseline is None else f"{seconds.mean / baseline.mean:.2f}",
-                NONE if memory is None else f"{memory.mean / 2**20:,.0f}",
-                NONE if parameters is None else f"{parameters.mean / 1e6:.2f}",
+                _with_std(scores.spread(variant, _cost("seconds_per_step")), 1, ".3f"),
+                NONE if variant == first else _with_std(ratio, 1, ".2f"),
+                _with_std(scores.spread(variant, _cost("memory")), 2**20, ",.0f"),
+                _with_std(scores.spread(variant, _cost("parameters")), 1e6, ".2f", std=False),
             ]
         )
-    return Table(["variant", "s per step", f"ratio to {first}", "peak memory, MiB", "parameters, M"], rows)
+    return Table(["variant", "s per step", f"of {first}", "peak memory, MiB", "parameters, M"], rows)
+
+
+def _cost(key: str) -> Number:
+    return lambda record: record.cost[key]
 
 
 def offset_table(scores: Scores) -> Table:
@@ -155,17 +160,18 @@ def offset_table(scores: Scores) -> Table:
     rows = []
     for variant, layer in _layers(scores):
         mean, p95, outside = (scores.spread(variant, _health(layer, key)) for key in ("mean", "p95", "outside"))
-        dilations = [_dilation(scores, variant, layer, size) for size in sizes]
+        found = [_dilation(scores, variant, layer, size) for size in sizes]
         rows.append(
             [
                 variant,
                 layer.removeprefix("encoder."),
                 *(NONE if length is None else f"{length.mean:.3f}" for length in (mean, p95)),
                 NONE if outside is None else f"{outside.mean:.1%}",
-                *(NONE if dilation is None else f"{dilation.mean:.2f}" for dilation in dilations),
+                *(NONE if dilation is None else f"{dilation.mean:.2f}" for dilation in found),
             ]
         )
-    return Table(["variant", "layer", "mean length", "95 % below", "outside", *sizes], rows, texts=2)
+    dilations = [f"dilation, {size}" for size in sizes]
+    return Table(["variant", "layer", "mean length", "95 % below", "outside", *dilations], rows, texts=2)
 
 
 def _layers(scores: Scores) -> list[tuple[str, str]]:
@@ -208,9 +214,14 @@ def _signed(value: float | None) -> str:
 
 def mean_and_std(found: Spread | None) -> str:
     """Write shares in percent."""
+    return _with_std(found, 0.01, ".2f")
+
+
+def _with_std(found: Spread | None, unit: float, form: str, std: bool = True) -> str:
     if found is None:
         return NONE
-    return _percent(found.mean) + ("" if found.std is None else f" ± {100 * found.std:.2f}")
+    spread = "" if found.std is None or not std else f" ± {found.std / unit:{form}}"
+    return f"{found.mean / unit:{form}}{spread}"
 
 
 def _mean_and_error(found: Spread | None) -> str:
@@ -218,3 +229,10 @@ def _mean_and_error(found: Spread | None) -> str:
         return NONE
     error = found.standard_error
     return _signed(found.mean) + ("" if error is None else f" ± {100 * error:.2f}")
+
+
+def _interval(found: Spread | None) -> str:
+    if found is None or found.interval is None:
+        return NONE
+    low, high = found.interval
+    return f"{_signed(low)} to {_signed(high)}"

@@ -75,7 +75,8 @@ def scores_picture(measure: str, scores: Mapping[str, Mapping[int, float]]) -> I
     ]
     if len(seeds) > len(SEED_STYLES):
         keys = [Line2D([], [], color=SOFT, marker="o", linewidth=1.0, label="one line per seed")]
-    keys.append(Line2D([], [], color=INK, linewidth=5, alpha=0.25, label="mean ± standard deviation"))
+    if len(seeds) > 1:
+        keys.append(Line2D([], [], color=INK, linewidth=5, alpha=0.25, label="mean ± standard deviation"))
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), frameon=False, fontsize=10, columnspacing=1.5)
     return to_image(figure)
 

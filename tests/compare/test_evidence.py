@@ -1,6 +1,7 @@
 """docs/results.md and the script that writes its tables."""
 
 import importlib.util
+import re
 from dataclasses import asdict, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from segdcn.compare.plan import keep_plan, read_plan, write_json
 from segdcn.compare.record import read_records, record_file
+from segdcn.compare.variants import variants
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/evidence_tables"
 
@@ -117,3 +119,18 @@ def test_a_table_of_errors(script, finished, tmp_path, monkeypatch):
     table = script.block("rigid", "errors")
     assert "| 0 deformable | 50.00 | 60.00 | 70.00 |" in table and "| 100.00 | 90.00 | 90.00 |" in table
     assert script.block("bent", "errors").strip() == "Not run yet."
+
+
+def test_every_row_is_of_a_variant_that_is_run(script):
+    """The names are those that `segdcn compare` makes of what scripts/evidence varies."""
+    text = SCRIPT.with_name("evidence").read_text().replace("\\\n", " ")
+    varied = dict(re.findall(r"(?:compare|--name) ([^-\s]\S*) .*--vary (\S+)", text))
+    for made in [name for name in varied if "$1" in name]:
+        varied |= {made.strip('"').replace("$1", which): varied[made] for which in ("rigid", "bent")}
+    for comparison, variant in (row for rows in script.ROWS.values() for row in rows.values()):
+        assert variant in [one.name for one in variants([varied[comparison]])], comparison
+
+
+def test_a_table_nobody_knows_is_refused(script):
+    with pytest.raises(SystemExit, match="a table rigid colours, which is not known"):
+        script.block("rigid", "colours")

@@ -8,11 +8,12 @@ def test_the_spread_is_that_of_a_sample():
     found = spread({0: 60.0, 1: 62.0, 2: 64.0})
     assert (found.mean, found.std) == (62.0, 2.0)
     assert found.standard_error == pytest.approx(2 / 3**0.5)
+    assert found.interval == pytest.approx((62 - 4.9683, 62 + 4.9683), abs=1e-4)  # scipy.stats.t.interval
 
 
 def test_one_value_has_no_spread_and_what_is_undefined_is_left_out():
     found = spread({0: 60.0, 1: None, 2: float("nan")})
-    assert (found.mean, found.std, found.standard_error) == (60.0, None, None)
+    assert (found.mean, found.std, found.standard_error, found.interval) == (60.0, None, None, None)
     assert spread({0: None}) is None
 
 
