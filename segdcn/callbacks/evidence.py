@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from segdcn.callbacks.reading import read_offsets
+from segdcn.errors import MissingFileError
 from segdcn.offsets import SamplingField, health
 from segdcn.task import SegmentationTask
 
@@ -69,7 +71,9 @@ class Evidence(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what was found."""
+        device = pl_module.device
         found = {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
             "predictions": self._written,
             "offsets": {
@@ -89,8 +93,15 @@ def prediction_file(run_folder: Path, index: int) -> Path:
 
 
 def read_prediction(run_folder: Path, index: int) -> np.ndarray:
-    """Read class ids (H, W) uint8."""
-    with Image.open(prediction_file(run_folder, index)) as file:
+    """Read class ids (H, W) uint8.
+
+    Raises:
+        MissingFileError: There is no such prediction.
+    """
+    path = prediction_file(run_folder, index)
+    if not path.is_file():
+        raise MissingFileError(f"{path} is gone")
+    with Image.open(path) as file:
         return np.array(file)
 
 

@@ -11,7 +11,7 @@ from segdcn.callbacks.evidence import read_prediction
 from segdcn.compare.plan import Plan
 from segdcn.compare.record import Record
 from segdcn.data.base import SegmentationData
-from segdcn.errors import InvalidDataError
+from segdcn.errors import InvalidDataError, MissingFileError
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,13 @@ def find(folder: Path, plan: Plan, records: list[Record], data: SegmentationData
 
     Raises:
         InvalidDataError: A prediction is of another image: the data were changed.
+        MissingFileError: A prediction is gone.
     """
     runs = {record.variant: folder / record.facts["validation"] for record in records if record.seed == plan.seeds[0]}
     if len(runs) < 2 or not count:
         return []
+    if gone := next((run for run in runs.values() if not (run / EVIDENCE).is_file()), None):
+        raise MissingFileError(f"{gone} is gone, with the predictions")
     kept = [set(json.loads((run / EVIDENCE).read_text())["predictions"].items()) for run in runs.values()]
     dataset = data.eval_dataset(data.val_split)
     shares = []

@@ -1,5 +1,6 @@
 """One run of a comparison: train, or go on training, in a process; measure in another; write the record."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from segdcn.compare.plan import SEED_KEYS, Job, Plan
 from segdcn.compare.record import Record, write_record
 from segdcn.errors import UserError
 from segdcn.run import find_checkpoint
-from segdcn.training_process import TrainingProcess, can_go_on, group_environment, newest_run, read_metric
+from segdcn.training_process import TrainingProcess, can_go_on, group_environment, newest_run
 
+TAIL = 4096  # bytes at the end of a log in which its last word on an epoch is looked for
 LOOK_EVERY = 1.0  # seconds between looks at a process and its numbers
 PREDICTIONS = 200  # most validation images among which examples are looked for
 
@@ -37,16 +39,22 @@ def do(folder: Path, plan: Plan, job: Job, told: Callable[[str], object], held: 
         JobFailed: A process failed.
     """
     runs, trained = folder / "runs", folder / "logs" / f"{job.name}.trained"
-    if not trained.exists():
-        _process(folder, plan, job, fit_command(folder, plan, job), held, lambda: told(_course(runs / job.name)))
+    log = _log(folder, job)
+    if not (trained.exists() and can_go_on(runs / job.name)):
+        _process(folder, plan, job, fit_command(folder, plan, job), held, lambda: told(course(log)))
         trained.touch()  # a run that stopped early has epochs left, and would go on
-    checkpoint = find_checkpoint(runs, job.name, plan.checkpoint)
-    _process(folder, plan, job, validate_command(folder, plan, job, checkpoint), held, lambda: told("measuring"))
-    validated = newest_run(folder / "validations" / job.name)
-    assert validated is not None
-    if not (validated / "results.json").is_file():
-        raise JobFailed("nothing was measured: no pixel of the validation set has a label")
-    return write_record(folder, plan, job, checkpoint, validated)
+    try:
+        checkpoint = find_checkpoint(runs, job.name, plan.checkpoint)
+        _process(folder, plan, job, validate_command(folder, plan, job, checkpoint), held, lambda: told("measuring"))
+        validated = newest_run(folder / "validations" / job.name)
+        assert validated is not None
+        if not (validated / "results.json").is_file():
+            raise JobFailed("nothing was measured: no pixel of the validation set has a label")
+        return write_record(folder, plan, job, checkpoint, validated)
+    except JobFailed:
+        raise
+    except UserError as error:
+        raise JobFailed(str(error)) from error
 
 
 def fit_command(folder: Path, plan: Plan, job: Job) -> list[str]:
@@ -80,7 +88,7 @@ def _command(verb: str, plan: Plan, job: Job, runs: Path) -> list[str]:
 def _process(
     folder: Path, plan: Plan, job: Job, command: Sequence[str], held: Sequence[int], look: Callable[[], object]
 ) -> None:
-    process = TrainingProcess(folder / "logs" / f"{job.name}.log")
+    process = TrainingProcess(_log(folder, job))
     process.run(command, group_environment(plan.name), held)
     try:
         while (code := process.wait(LOOK_EVERY)) is None:
@@ -92,8 +100,16 @@ def _process(
         raise JobFailed(f"{process.failure()} (see {process.log})")
 
 
-def _course(runs: Path) -> str:
-    """Say how far a run is."""
-    run = newest_run(runs)
-    values = read_metric(run / "metrics.csv", "val/mIoU") if run else []
-    return f"validation {len(values)}: mIoU {values[-1]:.4f}" if values else "training"
+def _log(folder: Path, job: Job) -> Path:
+    return folder / "logs" / f"{job.name}.log"
+
+
+def course(log: Path) -> str:
+    """Say how far a run is, as `fit` last said it."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return "begins"
+    return next((line for line in reversed(lines) if re.match(r"epoch \d+/\d+ ", line)), "begins")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights before the first step, as hashes; those that make offsets are apart.
+
+    Attributes:
+        weights: All others.
+        shared: Those others that all variants of the plan have.
+        offsets_move: Whether the offsets are not zero.
+    """
+
+    weights: str
+    shared: str
+    offsets_move: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is compared.
 
@@ -43,8 +58,8 @@ class Plan:
         seeds: 0, 1, ...
         checkpoint: Which weights of a run are measured: those of the `last` or of the `best` epoch.
         settings: For each variant the settings in which it is trained, without the seed, flat.
-        starts: For each variant the fingerprint of those weights before the first step that have the
-            names of the first variant's.
+        starts: For each variant what it starts from.
+        data: For each variant the hash of its samples.
     """
 
     name: str
@@ -53,7 +68,8 @@ class Plan:
     seeds: Sequence[int]
     checkpoint: str
     settings: Mapping[str, Mapping[str, Any]]
-    starts: Mapping[str, str]
+    starts: Mapping[str, Start]
+    data: Mapping[str, str]
 
     def jobs(self) -> Iterator[Job]:
         """All runs, seed by seed: what can be paired is complete early."""
@@ -62,8 +78,8 @@ class Plan:
                 yield Job(variant, seed)
 
     def starts_alike(self, variant: Variant) -> bool:
-        """Tell whether a variant starts from the weights of the first one."""
-        return self.starts[variant.name] == self.starts[self.variants[0].name]
+        """Tell whether a variant starts from the weights of the first one, as far as it has them."""
+        return self.starts[variant.name].shared == self.starts[self.variants[0].name].shared
 
     def settings_hash(self, job: Job) -> str:
         """Give a SHA-256 of everything that a run is set to."""
@@ -80,7 +96,8 @@ class Plan:
             "seeds": list(self.seeds),
             "checkpoint": self.checkpoint,
             "settings": {name: dict(values) for name, values in self.settings.items()},
-            "starts": dict(self.starts),
+            "starts": {name: asdict(start) for name, start in self.starts.items()},
+            "data": dict(self.data),
         }
 
 
@@ -118,24 +135,23 @@ def read_plan(folder: Path) -> Plan:
             seeds=found["seeds"],
             checkpoint=found["checkpoint"],
             settings=found["settings"],
-            starts=found["starts"],
+            starts={name: Start(**start) for name, start in found["starts"].items()},
+            data=found["data"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidDataError(f"{path} is damaged; choose another --name to start anew") from error
 
 
 def keep_plan(folder: Path, plan: Plan) -> None:
-    """Put the plan into a new folder, or compare it with the one that is there.
+    """Put the plan into a new folder, or compare it with the one that is there, which it may add runs to.
 
     Raises:
         UserValueError: The folder holds another comparison, or something else.
     """
     if (folder / FILE).exists():
-        there = read_plan(folder)
-        if difference := _difference(there, plan):
+        if difference := difference_from(read_plan(folder), plan):
             raise UserValueError(f"{folder} holds another comparison: {difference}; choose another --name")
-        return
-    if folder.is_dir() and (foreign := sorted(path.name for path in folder.iterdir() if path.name != "lock")):
+    elif folder.is_dir() and (foreign := sorted(path.name for path in folder.iterdir() if path.name != "lock")):
         raise UserValueError(f"{folder} holds other things, such as {foreign[0]}; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, plan.as_json())
@@ -148,19 +164,31 @@ def write_json(path: Path, content: Any) -> None:
     beside.replace(path)
 
 
-def _difference(there: Plan, here: Plan) -> str:
-    """Say the first thing in which two plans differ; empty if they do not."""
-    for what in ("variants", "seeds", "checkpoint"):
-        before, now = there.as_json()[what], here.as_json()[what]
-        if before != now or list(before) != list(now):
-            return f"its {what} are {_told(before)}, here they are {_told(now)}"
-    for variant in here.variants:
-        before, now = there.settings[variant.name], json.loads(json.dumps(here.settings[variant.name]))
-        for key in [*now, *before]:
-            if before.get(key) != now.get(key):
-                return f"{key} is {before.get(key)} there and {now.get(key)} here"
+def difference_from(there: Plan, here: Plan) -> str:
+    """Say why a plan does not go on with one that is there; empty if it does.
+
+    It may have more seeds, and more variants after the first; all else has to be as it was.
+    """
+    before, now = ([variant.name for variant in plan.variants] for plan in (there, here))
+    if before[0] != now[0] or not set(before) <= set(now):
+        return (
+            f"its variants are {', '.join(before)}, here they are {', '.join(now)}; more may come after the same first"
+        )
+    if len(here.seeds) < len(there.seeds):
+        return f"it has {len(there.seeds)} seeds, here there are {len(here.seeds)}; there may be more"
+    if there.checkpoint != here.checkpoint:
+        return f"it measures the {there.checkpoint} epoch, here it is the {here.checkpoint} one"
+    settings = json.loads(json.dumps(here.settings))
+    for name in before:
+        old, new = there.settings[name], settings[name]
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                return f"{key} is {old.get(key)} there and {new.get(key)} here"
+        if (there.starts[name].weights, there.starts[name].offsets_move) != (
+            here.starts[name].weights,
+            here.starts[name].offsets_move,
+        ):
+            return f"{name} starts from other weights here, under the same settings"
+        if there.data[name] != here.data[name]:
+            return f"the samples of {name} have other names or sizes here, under the same settings"
     return ""
-
-
-def _told(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, (list, dict)) else str(value)

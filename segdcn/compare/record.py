@@ -68,7 +68,7 @@ def read_record(folder: Path, plan: Plan, job: Job) -> Record | None:
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidDataError(f"{path} is damaged; delete it to have this run measured again") from error
     if (record.variant, record.seed, settings) != (job.variant.name, job.seed, plan.settings_hash(job)):
-        raise InvalidDataError(f"{path} is of a run with other settings than {folder / 'plan.json'} says; delete it")
+        raise InvalidDataError(f"{path} is of a run with other settings than {folder / 'plan.json'} says; move it away")
     return record
 
 
@@ -84,7 +84,6 @@ def write_record(folder: Path, plan: Plan, job: Job, checkpoint: Path, validated
     """
     last = read_checkpoint(checkpoint.with_name("last.ckpt"))
     spent = last.get("callbacks", {}).get(StepCost().state_key, {})
-    on_cpu = plan.settings[job.variant.name]["trainer.accelerator"] == "cpu"
     evidence = json.loads((validated / EVIDENCE).read_text())
     dilations = _effective_dilations(validated / "pictures" / "effective_dilation.csv")
     record = Record(
@@ -97,7 +96,7 @@ def write_record(folder: Path, plan: Plan, job: Job, checkpoint: Path, validated
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": machine(torch.device("cpu")),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() and not on_cpu else "cpu",
+            "device": evidence["device"],
             "settings_sha256": plan.settings_hash(job),
             "checkpoint": _below(folder, checkpoint),
             "run": _below(folder, checkpoint.parents[1]),

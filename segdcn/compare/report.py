@@ -13,7 +13,8 @@ from segdcn.compare.record import Record
 from segdcn.compare.tables import Scores
 from segdcn.pictures.comparison import example_picture, scores_picture
 
-ALIKE = "Runs with the same seed start from the same weights, whatever the variant; offsets start at zero."
+ALIKE = "Runs with the same seed start from the same weights, as far as the variants share them."
+AT_ZERO = "All offsets start at zero, so that a deformable layer begins as the plain one."
 PAIRED = "In percentage points. The difference of runs with the same seed says more than the difference of means."
 SAME_DATA = "They see the same crops in the same order."
 COST = (
@@ -97,6 +98,10 @@ def _introduction(plan: Plan, records: Sequence[Record], failed: Mapping[str, st
         )
     else:
         texts.append(ALIKE)
+    moved = [name for name, start in plan.starts.items() if start.offsets_move]
+    deformable = any(record.offsets for record in records)
+    if moved or deformable:
+        texts.append(f"Offsets do not start at zero in {', '.join(moved)}." if moved else AT_ZERO)
     if plan.checkpoint == "best":
         texts.append("The best epoch was chosen on the images that are measured here, so all scores are too high.")
     if len(records) < total:

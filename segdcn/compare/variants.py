@@ -42,7 +42,10 @@ class Variant:
 
     def flags(self) -> list[str]:
         """Give the flags of `segdcn fit`."""
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.values.items()}
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value, default=str)
+            for key, value in self.values.items()
+        }
         return [f"--{key}={text}" for key, text in texts.items()]
 
 
@@ -84,7 +87,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         values = None
     if not equals or not key or not values:
         raise UserValueError(f"--vary {text!r} cannot be read; expected key=value,value such as deform_layers=0,3")
-    texts = [json.dumps(value) for value in values]
+    texts = [json.dumps(value, default=str) for value in values]
     if double := next((word for number, word in enumerate(texts) if word in texts[:number]), None):
         raise UserValueError(f"--vary {text!r} has {double} twice")
     return _full_key(key), values
@@ -96,13 +99,13 @@ def _full_key(key: str) -> str:
     data = set(inspect.signature(SegmentationData).parameters)
     groups = {f"model.{name}" for name in model} | {f"data.{name}" for name in data}
     found = next((f"{group}.{key}" for group, names in (("model", model), ("data", data)) if key in names), key)
-    if found in TAKEN:
-        raise UserValueError(f"{key} cannot be varied: {TAKEN[found]}")
+    if (plain := found.replace("data.init_args.", "data.")) in TAKEN:
+        raise UserValueError(f"{key} cannot be varied: {TAKEN[plain]}")
     if "." not in found:
         leaves = {full.partition(".")[2] for full in groups}
         raise UserValueError(
             f"--vary {key}: there is no such setting of model or data{near(key, leaves)}; "
-            "write others in full, such as trainer.max_epochs"
+            "write others in full, such as trainer.max_epochs or early_stopping.patience"
         )
     if found.startswith("model.") and found not in groups:
         raise UserValueError(f"--vary {key}: there is no such setting{near(found, groups)}")
@@ -111,7 +114,7 @@ def _full_key(key: str) -> str:
 
 def _word(value: Any) -> str:
     """Write a value so that it can stand in the name of a folder."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return re.sub(r"[^A-Za-z0-9._+=]+", "-", text).strip("-") or "-"
 
 
@@ -121,6 +124,7 @@ def check_fit_arguments(args: Sequence[str]) -> None:
     Raises:
         UserValueError: There is one.
     """
-    given = {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")}
-    if taken := sorted(given & (TAKEN.keys() - {"config", "data", "model"})):
-        raise UserValueError(f"--{taken[0]} has no place in a comparison: {TAKEN[taken[0]]}")
+    given = {arg[2:].partition("=")[0].replace("data.init_args.", "data.") for arg in args if arg.startswith("--")}
+    taken = TAKEN | {"print_config": "--dry_run shows the commands of its runs, and each of them takes it"}
+    if wrong := sorted(given & (taken.keys() - {"config", "data", "model"})):
+        raise UserValueError(f"--{wrong[0]} has no place in a comparison: {taken[wrong[0]]}")

@@ -2,7 +2,7 @@
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from segdcn.compare import job as jobs
-from segdcn.compare.plan import Plan
-from segdcn.compare.record import read_record
+from segdcn.compare.plan import Job, Plan
+from segdcn.compare.record import read_record, record_file
 from segdcn.errors import UserError, UserValueError
 
 LINE_EVERY = 60.0  # seconds without a line after which a log says how far a run is
@@ -38,7 +38,9 @@ def only_one(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def work(folder: Path, plan: Plan, console: Console, lock: int) -> dict[str, str]:
+def work(
+    folder: Path, plan: Plan, console: Console, lock: int, seed_done: Callable[[], object] = lambda: None
+) -> dict[str, str]:
     """Do the runs that are not finished; one that fails does not end the others.
 
     Args:
@@ -46,6 +48,7 @@ def work(folder: Path, plan: Plan, console: Console, lock: int) -> dict[str, str
         plan: What is compared.
         console: Where to tell.
         lock: From `only_one`.
+        seed_done: Called when all variants have been done with a seed, but for the last.
 
     Returns:
         The runs that failed, with why.
@@ -55,7 +58,7 @@ def work(folder: Path, plan: Plan, console: Console, lock: int) -> dict[str, str
     """
     listed = list(plan.jobs())
     failed: dict[str, str] = {}
-    shown = _Shown(console, len(listed))
+    shown, pace = _Shown(console, plan.name, len(listed)), _Pace()
     with shown:
         for number, job in enumerate(listed, 1):
             run = f"run {number} of {len(listed)}  {job.name}"
@@ -64,17 +67,46 @@ def work(folder: Path, plan: Plan, console: Console, lock: int) -> dict[str, str
             else:
                 shown.line(f"{run}: begins")
                 started = time.monotonic()
+                failure_file(folder, job).unlink(missing_ok=True)
                 try:
                     record = jobs.do(folder, plan, job, partial(_say, shown, job.name), [lock])
-                    spent = timedelta(seconds=round(time.monotonic() - started))
-                    shown.line(f"{run}: {_told(record.results['mIoU'])}  {spent}")
+                    open_runs = sum(not record_file(folder, other).is_file() for other in listed[number:])
+                    shown.line(f"{run}: {_told(record.results['mIoU'])}  {pace.told(started, open_runs)}")
                 except jobs.JobFailed as error:
                     failed[job.name] = str(error)
+                    failure_file(folder, job).parent.mkdir(exist_ok=True)
+                    failure_file(folder, job).write_text(str(error))
                     shown.line(f"{run}: failed: {error}")
                     if len(failed) == number == len(plan.variants):
                         raise UserError(f"every variant has failed, the last with: {error}") from error
+                if number < len(listed) and number % len(plan.variants) == 0:
+                    seed_done()
             shown.advance()
     return failed
+
+
+def failure_file(folder: Path, job: Job) -> Path:
+    """Name the file that says why a run failed."""
+    return folder / "logs" / f"{job.name}.failed"
+
+
+def read_failures(folder: Path, plan: Plan) -> dict[str, str]:
+    """Read which runs failed the last time that they were tried, with why."""
+    files = {job.name: failure_file(folder, job) for job in plan.jobs()}
+    return {name: file.read_text() for name, file in files.items() if file.is_file()}
+
+
+class _Pace:
+    """How long runs take, and so how long the others will."""
+
+    def __init__(self) -> None:
+        self._spent: list[float] = []
+
+    def told(self, started: float, others: int) -> str:
+        """Say how long a run took that ends now, and how long the others may take."""
+        self._spent.append(time.monotonic() - started)
+        left = timedelta(seconds=round(others * sum(self._spent) / len(self._spent)))
+        return f"{timedelta(seconds=round(self._spent[-1]))}{f'  about {left} left' if others else ''}"
 
 
 def _say(shown: "_Shown", name: str, text: str) -> None:
@@ -88,7 +120,8 @@ def _told(miou: float | None) -> str:
 class _Shown:
     """A bar on a terminal, and lines; in a log lines alone."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, name: str, total: int) -> None:
+        self._name = name  # two comparisons may write into one log
         columns = (SpinnerColumn(), TextColumn("runs"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
         text = TextColumn("{task.description}", markup=False)
         self._bar = Progress(*columns, text, console=console, transient=True, disable=not console.is_terminal)
@@ -114,4 +147,5 @@ class _Shown:
     def line(self, text: str) -> None:
         """Say something that stays."""
         self._spoke_at = time.monotonic()
-        self._bar.console.print(escape(text), highlight=False, soft_wrap=True)
+        said = text if self._bar.console.is_terminal else f"{self._name}  {text}"
+        self._bar.console.print(escape(said), highlight=False, soft_wrap=True)

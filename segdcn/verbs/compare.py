@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,15 +16,23 @@ from rich.table import Table
 from segdcn.errors import Stopped, UserError, UserValueError
 from segdcn.verbs.report_file import check_report_file, write_report
 
+if TYPE_CHECKING:
+    from segdcn.compare.plan import Plan
+    from segdcn.compare.record import Record
+    from segdcn.compare.tables import Table as Content
+
+SEEDS: int = 3
+CHECKPOINT: Literal["last", "best"] = "last"
+
 
 def compare(
     fit: list[str],
     vary: list[str] | None = None,
-    seeds: int = 3,
+    seeds: int = SEEDS,
     name: str | None = None,
     runs_dir: str = "runs",
-    checkpoint: Literal["last", "best"] = "last",
-    pictures: int = 4,
+    checkpoint: Literal["last", "best"] = CHECKPOINT,
+    examples: int = 4,
     report_only: bool = False,
     dry_run: bool = False,
     json: str | None = None,
@@ -37,9 +45,10 @@ def compare(
     deformable layers change nothing, so this holds with and without them.
 
     Everything goes to <runs_dir>/compare/<name>: plan.json, one small JSON for each finished run, the
-    runs, report.html (one page that needs nothing else) and report.md. The same command goes on
-    after a stop or a crash, and does no run twice. A run that fails does not end the others; the
-    exit code is then 1.
+    runs, report.html (one page that needs nothing else) and report.md, which are written after each
+    seed. The same command goes on after a stop or a crash, and does no run twice; with more seeds, or
+    more values behind the first, it adds the runs that are missing. A run that fails does not end the
+    others; the exit code is then 1.
 
     Example:
         segdcn compare --config configs/base.yaml --data configs/data/shapes.yaml \
@@ -53,8 +62,8 @@ def compare(
         name: Name of the comparison; null makes one from data, model and what is varied.
         runs_dir: Folder of all runs.
         checkpoint: Which weights of a run are measured. The best ones were chosen on the validation set.
-        pictures: How many validation images to show, those on which the variants differ most.
-        report_only: Write the report of the runs that are finished, and run nothing.
+        examples: How many validation images to show, those on which the variants differ most.
+        report_only: Write the report of the runs that are finished, and run nothing; --name is enough.
         dry_run: Print the commands of the runs, and do nothing.
         json: Also write the figures to this file.
 
@@ -62,56 +71,58 @@ def compare(
         UserValueError: Something does not fit, or the name is of another comparison.
         MissingFileError: A file, the data or a comparison to report on is not there.
     """
-    if seeds < 1 or pictures < 0:
-        raise UserValueError(f"seeds is {seeds} and pictures {pictures}; at least 1 seed and 0 pictures are needed")
+    if seeds < 1 or examples < 0:
+        raise UserValueError(f"seeds is {seeds} and examples {examples}; at least 1 seed and 0 examples are needed")
     if json is not None:
         check_report_file(json)
     # Imported here: torch and Lightning take seconds, which a wrong number need not cost.
-    from segdcn.compare.plan import read_plan
+    from segdcn.compare.making import make_plan
+    from segdcn.compare.work import read_failures
     from segdcn.run import check_name
 
     if name is not None:
         check_name(name)
     parent = Path(runs_dir).absolute() / "compare"
     console = Console(soft_wrap=True, highlight=False)
-    if report_only and name is not None and not vary:
-        plan = read_plan(parent / name)
+    if report_only:
+        plan = _begun(parent, fit, vary or [], seeds, name, checkpoint)
     else:
-        plan = _plan(fit, vary or [], seeds, name, checkpoint)
+        plan = make_plan(fit, vary or [], seeds, name, checkpoint)
     folder = parent / plan.name
     if dry_run:
         return _show_commands(folder, plan, console)
-    failed = {} if report_only else _run(folder, plan, console)
-    return _report(folder, plan, failed, pictures, json, console)
+    failed = read_failures(folder, plan) if report_only else _run(folder, plan, examples, console)
+    return _report(folder, plan, failed, examples, json, console)
 
 
-def _plan(fit: Sequence[str], vary: Sequence[str], seeds: int, name: str | None, checkpoint: str) -> Any:
-    """Parse, check and build every variant, which refuses what cannot work before anything runs."""
-    from segdcn.compare.plan import Plan, flat
-    from segdcn.compare.variants import check_fit_arguments, variants
-    from segdcn.fingerprint import fingerprint
-    from segdcn.training import rehearse
+def _begun(
+    parent: Path, fit: Sequence[str], vary: Sequence[str], seeds: int, name: str | None, checkpoint: str
+) -> "Plan":
+    """Read the plan of a comparison that was begun; what is said beside its name has to agree with it."""
+    from segdcn.compare.making import make_plan
+    from segdcn.compare.plan import difference_from, read_plan
 
-    check_fit_arguments(fit)
-    listed = variants(vary)
-    settings: dict[str, Mapping[str, Any]] = {}
-    starts: dict[str, str] = {}
-    shared: list[str] = []
-    for variant in listed:
-        rehearsed = rehearse([*fit, *variant.flags()])
-        settings[variant.name] = flat(rehearsed.settings)
-        weights = rehearsed.task.network.state_dict()
-        shared = shared or list(weights)
-        starts[variant.name] = fingerprint({key: weights[key] for key in shared if key in weights})
-        if name is None:
-            data = type(rehearsed.data).__name__.lower()
-            model = "-".join(rehearsed.settings["model"][key] for key in ("architecture", "encoder"))
-            name = f"{data}-{model}-{'+'.join(key.rpartition('.')[2] for key in variant.values)}"
-    assert name is not None
-    return Plan(name, list(fit), listed, list(range(seeds)), checkpoint, settings, starts)
+    if name is None and not vary:
+        raise UserValueError("--report_only needs the --name of a comparison, or all that it was begun with")
+    if not vary:
+        there = read_plan(parent / str(name))
+        if fit:
+            raise UserValueError(f"{fit[0]} has no place beside --report_only and --name, which say it all")
+        for what, asked, default, begun in (
+            ("seeds", seeds, SEEDS, len(there.seeds)),
+            ("checkpoint", checkpoint, CHECKPOINT, there.checkpoint),
+        ):
+            if asked not in (default, begun):
+                raise UserValueError(f"{what} is {asked}, but {name} was begun with {begun}; leave out --{what}")
+        return there
+    here = make_plan(fit, vary, seeds, name, checkpoint)
+    there = read_plan(parent / here.name)
+    if difference := difference_from(there, here) or difference_from(here, there):
+        raise UserValueError(f"{parent / here.name} holds another comparison: {difference}")
+    return there
 
 
-def _show_commands(folder: Path, plan: Any, console: Console) -> int:
+def _show_commands(folder: Path, plan: "Plan", console: Console) -> int:
     from segdcn.compare.job import fit_command
 
     for job in plan.jobs():
@@ -120,16 +131,21 @@ def _show_commands(folder: Path, plan: Any, console: Console) -> int:
     return 0
 
 
-def _run(folder: Path, plan: Any, console: Console) -> dict[str, str]:
+def _run(folder: Path, plan: "Plan", examples: int, console: Console) -> dict[str, str]:
     from segdcn.compare.plan import keep_plan
-    from segdcn.compare.work import only_one, work
+    from segdcn.compare.record import read_records
+    from segdcn.compare.work import only_one, read_failures, work
+
+    def interim() -> None:
+        if records := read_records(folder, plan):
+            _write(folder, plan, records, read_failures(folder, plan), examples)
 
     advice = f"; go on with the same command (the comparison is in {folder})"
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with only_one(folder) as lock:
             keep_plan(folder, plan)
-            return work(folder, plan, console, lock)
+            return work(folder, plan, console, lock, interim)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(advice) from None
     except Stopped as stopped:
@@ -140,30 +156,19 @@ def _run(folder: Path, plan: Any, console: Console) -> dict[str, str]:
 
 
 def _report(
-    folder: Path, plan: Any, failed: Mapping[str, str], pictures: int, json: str | None, console: Console
+    folder: Path, plan: "Plan", failed: Mapping[str, str], examples: int, json: str | None, console: Console
 ) -> int:
     """Write the report of what is finished, print its first table, and give the exit code."""
-    from segdcn.compare import examples, pages, report, tables
-    from segdcn.compare.job import flags
+    from segdcn.compare import tables
     from segdcn.compare.record import read_records
-    from segdcn.training import rehearse
 
     records = read_records(folder, plan)
     if not records:
         reasons = f", the first with: {next(iter(failed.values()))}" if failed else ""
         raise UserError(f"no run of {folder} is finished{reasons}")
-    shown: list[Any] = []
-    palette: Sequence[Sequence[int]] = []
-    names: Sequence[str] = []
-    if pictures:
-        try:
-            data = rehearse([*plan.fit, *flags(next(plan.jobs()))]).data
-            palette, names = data.palette, data.class_names
-            shown = examples.find(folder, plan, records, data, pictures)
-        except UserError as error:
-            console.print(f"segdcn: the report has no example pictures: {error}", markup=False)
-    sections = report.sections(plan, records, failed, shown, palette, names)
-    written = pages.write(folder, f"Comparison: {plan.name}", sections)
+    written, missing = _write(folder, plan, records, failed, examples)
+    if missing:
+        console.print(f"segdcn: the report has no example pictures: {missing}", markup=False)
     scores = tables.Scores(plan, records)
     console.print(_table("mIoU in %", tables.miou_table(scores)))
     if (differences := tables.difference_table(scores)).rows:
@@ -173,12 +178,35 @@ def _report(
     for run, reason in failed.items():
         console.print(f"failed    {run}: {reason}", markup=False)
     if json is not None:
-        figures = {"plan": plan.as_json(), "runs": [asdict(record) for record in records], "failed": failed}
+        figures = {"plan": plan.as_json(), "runs": [asdict(record) for record in records], "failed": dict(failed)}
         write_report(json, figures)
     return int(bool(failed))
 
 
-def _table(title: str, content: Any) -> Table:
+def _write(
+    folder: Path, plan: "Plan", records: "list[Record]", failed: Mapping[str, str], count: int
+) -> tuple[dict[str, Path], str]:
+    """Write the report; return its files, and why it has no examples if it has none."""
+    from segdcn.compare import examples, pages, report
+    from segdcn.compare.job import flags
+    from segdcn.training import rehearse
+
+    shown: list[examples.Example] = []
+    palette: Sequence[Sequence[int]] = []
+    names: Sequence[str] = []
+    missing = ""
+    if count:
+        try:
+            data = rehearse([*plan.fit, *flags(next(plan.jobs()))]).data
+            palette, names = data.palette, data.class_names
+            shown = examples.find(folder, plan, records, data, count)
+        except UserError as error:
+            missing = str(error)
+    sections = report.sections(plan, records, failed, shown, palette, names)
+    return pages.write(folder, f"Comparison: {plan.name}", sections), missing
+
+
+def _table(title: str, content: "Content") -> Table:
     table = Table(title=title, box=SIMPLE_HEAD)
     for number, heading in enumerate(content.head):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)

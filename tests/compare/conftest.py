@@ -2,7 +2,7 @@
 
 import pytest
 
-from segdcn.compare.plan import Plan
+from segdcn.compare.plan import Plan, Start
 from segdcn.compare.record import Record
 from segdcn.compare.variants import variants
 
@@ -23,7 +23,8 @@ def planned(**changes):
             "seeds": [0, 1, 2],
             "checkpoint": "last",
             "settings": {variant.name: {**variant.values, "model.lr": 0.1} for variant in listed},
-            "starts": {variant.name: "same" for variant in listed},
+            "starts": {variant.name: Start(f"all of {variant.name}", "same", False) for variant in listed},
+            "data": {variant.name: "these" for variant in listed},
             **changes,
         }
     )

@@ -7,7 +7,7 @@ from PIL import Image
 from segdcn import cli
 from segdcn.compare.examples import find
 from segdcn.data import Shapes
-from segdcn.errors import InvalidDataError
+from segdcn.errors import InvalidDataError, MissingFileError
 
 CHANGED = {"val_00000": 10, "val_00001": 400, "val_00002": 0}  # pixels in which the last variant differs
 
@@ -50,4 +50,14 @@ def test_one_variant_alone_differs_from_nothing(predicted, plan, records, data):
 def test_data_that_were_changed_since_are_refused(predicted, plan, records, data):
     data.samples("val")[0] = data.samples("val")[1]
     with pytest.raises(InvalidDataError, match="image 0 of the validation set is not val_00000 any more"):
+        find(predicted, plan, records, data, 4)
+
+
+def test_predictions_that_are_gone_are_named(predicted, plan, records, data):
+    gone = predicted / records[1].facts["validation"] / "predictions" / "000001.png"
+    gone.unlink()
+    with pytest.raises(MissingFileError, match="000001.png is gone"):
+        find(predicted, plan, records, data, 4)
+    (gone.parents[1] / "evidence.json").unlink()
+    with pytest.raises(MissingFileError, match="is gone, with the predictions"):
         find(predicted, plan, records, data, 4)

@@ -1,8 +1,10 @@
 import json
+from dataclasses import asdict, replace
 
 import pytest
 
-from segdcn.compare.plan import flat, keep_plan, read_plan
+from segdcn.compare.plan import flat, keep_plan, read_plan, write_json
+from segdcn.compare.record import read_records, record_file
 from segdcn.compare.variants import variants
 from segdcn.errors import InvalidDataError, MissingFileError, UserValueError
 
@@ -27,15 +29,36 @@ def test_a_plan_that_is_kept_is_read_back(plan, tmp_path):
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"seeds": [0, 1]}, "its seeds are 0, 1, 2, here they are 0, 1"),
-        ({"variants": variants(["deform_layers=0,3,1"])}, "its variants are deform_layers=0, deform_layers=1"),
-        ({"checkpoint": "best"}, "its checkpoint are last"),
+        ({"seeds": [0, 1]}, "it has 3 seeds, here there are 2"),
+        ({"variants": variants(["deform_layers=3,0,1"])}, "its variants are deform_layers=0, deform_layers=1"),
+        ({"variants": variants(["deform_layers=0,3"])}, "its variants are .*, here they are deform_layers=0, deform_l"),
+        ({"checkpoint": "best"}, "it measures the last epoch, here it is the best one"),
     ],
 )
 def test_another_plan_under_the_same_name_is_refused_by_what_differs(plan, tmp_path, change, message, make_plan):
     keep_plan(tmp_path, plan)
     with pytest.raises(UserValueError, match=message):
         keep_plan(tmp_path, make_plan(**change))
+
+
+def test_other_start_weights_or_samples_under_the_same_settings_are_refused(plan, tmp_path, make_plan):
+    keep_plan(tmp_path, plan)
+    other = {**plan.starts, "deform_layers=1": replace(plan.starts["deform_layers=1"], weights="of another file")}
+    with pytest.raises(UserValueError, match="deform_layers=1 starts from other weights here"):
+        keep_plan(tmp_path, make_plan(starts=other))
+    with pytest.raises(UserValueError, match="the samples of deform_layers=0 have other names or sizes"):
+        keep_plan(tmp_path, make_plan(data={**plan.data, "deform_layers=0": "others"}))
+
+
+def test_seeds_and_variants_may_be_added(plan, tmp_path, make_plan, make_record):
+    """What was finished stays finished."""
+    fewer = make_plan(seeds=[0, 1], variants=plan.variants[:2])
+    keep_plan(tmp_path, fewer)
+    for job in fewer.jobs():
+        write_json(record_file(tmp_path, job), asdict(make_record(fewer, job)))
+    keep_plan(tmp_path, plan)
+    assert read_plan(tmp_path) == plan
+    assert len(read_records(tmp_path, plan)) == 4
 
 
 def test_a_setting_that_was_changed_since_is_named(plan, tmp_path, make_plan):

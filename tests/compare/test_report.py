@@ -8,6 +8,7 @@ from PIL import Image
 from segdcn.compare import report
 from segdcn.compare.examples import Example
 from segdcn.compare.pages import Section, page, write
+from segdcn.compare.plan import Start
 from segdcn.compare.tables import Scores, Table, cost_table, difference_table, measure_table, miou_table, offset_table
 
 CLASSES = ["background", "disc", "star"]
@@ -79,12 +80,14 @@ def test_a_report_of_one_seed_claims_no_spread(make_plan, make_record):
 
 
 def test_other_starts_and_other_machines_are_said(plan, records, make_plan, make_record):
-    starts = {**plan.starts, "deform_layers=3": "other"}
+    starts = {**plan.starts, "deform_layers=3": Start("x", "other", offsets_move=True)}
     moved = [make_record(plan, job, machine="B CPU" if job.seed else "A CPU") for job in plan.jobs()]
     text = " ".join(text for section in sections(make_plan(starts=starts), moved) for text in section.texts)
     assert "deform_layers=3: other weights at the start than deform_layers=0" in text
+    assert "Offsets do not start at zero in deform_layers=3." in text
     assert "seconds cannot be compared" in text
-    assert "other weights" not in " ".join(sections(plan, records)[0].texts)
+    text = " ".join(sections(plan, records)[0].texts)
+    assert "other weights" not in text and "All offsets start at zero" in text
 
 
 def test_the_page_needs_no_other_file_and_the_text_finds_its_pictures(plan, records, tmp_path):

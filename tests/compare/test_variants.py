@@ -24,6 +24,7 @@ def test_values_are_yaml():
     lists = variants(["data.crop_size=[64, 96],32"])
     assert [one.values["data.crop_size"] for one in lists] == [[64, 96], 32]
     assert lists[0].flags() == ["--data.crop_size=[64, 96]"]
+    assert variants(["lr=2024-01-01,3"])[0].flags() == ['--model.lr="2024-01-01"']  # fit refuses it
     assert variants(["encoder=resnet18,resnet50"])[1].flags() == ["--model.encoder=resnet50"]
 
 
@@ -52,6 +53,7 @@ def test_keys_of_one_name_are_told_apart_and_names_are_names_of_folders():
         (["model.deform_layer=0,3"], "no such setting; did you mean model.deform_layers"),
         (["seed=1,2"], "seed cannot be varied: --seeds says"),
         (["seed_everything=1,2"], "cannot be varied"),
+        (["data.init_args.seed=1,2"], "cannot be varied: --seeds says"),
         (["name=a,b"], "runs are named by their variant"),
         (["num_classes=1,2"], "no such setting"),
     ],
@@ -62,7 +64,7 @@ def test_what_cannot_be_varied_is_refused_in_one_line(vary, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("flag", ["--ckpt_path=last", "--seed_everything", "--data.seed=3"])
+@pytest.mark.parametrize("flag", ["--ckpt_path=last", "--seed_everything", "--data.init_args.seed=3", "--print_config"])
 def test_flags_that_a_comparison_sets_itself_are_refused(flag):
     check_fit_arguments(["--config", "a.yaml", "--data", "b.yaml", "--model.lr", "1"])
     with pytest.raises(UserValueError, match="has no place in a comparison"):

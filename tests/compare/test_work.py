@@ -1,5 +1,6 @@
 """Which runs are done, in which order, with a stand-in for training."""
 
+import io
 import json
 import os
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from rich.console import Console
 from segdcn.compare import job as jobs
 from segdcn.compare.plan import Job
 from segdcn.compare.record import read_record, read_records, record_file
-from segdcn.compare.work import only_one, work
+from segdcn.compare.work import only_one, read_failures, work
 from segdcn.errors import InvalidDataError, UserError, UserValueError
 from segdcn.training_process import TrainingProcess
 
@@ -59,9 +60,36 @@ def test_a_run_that_fails_does_not_end_the_others_and_is_tried_again(tmp_path, p
     trained.fail = {"deform_layers=3-seed0"}
     assert work(tmp_path, plan, console, lock=0) == {"deform_layers=3-seed0": "killed by SIGKILL"}
     assert len(trained) == 9 and len(read_records(tmp_path, plan)) == 8
+    assert read_failures(tmp_path, plan) == {"deform_layers=3-seed0": "killed by SIGKILL"}
     trained.fail = set()
-    assert work(tmp_path, plan, console, lock=0) == {}
+    assert work(tmp_path, plan, console, lock=0) == read_failures(tmp_path, plan) == {}
     assert trained[9:] == ["deform_layers=3-seed0"]
+
+
+def test_a_report_is_due_after_each_seed_but_the_last_and_only_where_something_was_done(
+    tmp_path, plan, trained, console
+):
+    done = []
+    work(tmp_path, plan, console, 0, lambda: done.append(len(trained)))
+    assert done == [3, 6]
+    work(tmp_path, plan, console, 0, lambda: done.append(len(trained)))
+    assert done == [3, 6]
+
+
+def test_a_log_names_the_comparison_and_says_how_long_the_rest_may_take(tmp_path, plan, trained):
+    console = Console(file=io.StringIO(), width=300)
+    work(tmp_path, plan, console, lock=0)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "tried  run 1 of 9  deform_layers=0-seed0: begins"
+    assert lines[1] == "tried  run 1 of 9  deform_layers=0-seed0: mIoU 0.6000  0:00:00  about 0:00:00 left"
+    assert lines[-1].endswith("mIoU 0.7000  0:00:00")
+
+
+def test_how_far_a_run_is_comes_from_its_log(tmp_path):
+    log = tmp_path / "x.log"
+    assert jobs.course(log) == "begins"
+    log.write_text("segdcn: training\n" + "epoch 1/4  loss 0.5\n" * 300 + "epoch 2/4  loss 0.4  batch 3/9\nWarning\n")
+    assert jobs.course(log) == "epoch 2/4  loss 0.4  batch 3/9"
 
 
 def test_what_fails_every_variant_ends_the_comparison(tmp_path, plan, trained, console):
@@ -130,6 +158,10 @@ def test_what_was_trained_is_only_measured(tmp_path, plan, monkeypatch):
     job = next(plan.jobs())
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / f"{job.name}.trained").touch()
+    with pytest.raises(jobs.JobFailed, match="has a last.ckpt"):  # its weights are gone: trained anew, in vain here
+        jobs.do(tmp_path, plan, job, print)
+    assert started == ["fit"]
+    started.clear()
     saved = tmp_path / "runs" / job.name / "then" / "checkpoints" / "last.ckpt"
     (tmp_path / "validations" / job.name / "then").mkdir(parents=True)
     saved.parent.mkdir(parents=True)

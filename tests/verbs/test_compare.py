@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from segdcn import cli
+from segdcn.compare.making import make_plan
+from segdcn.compare.plan import keep_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["--config=base.yaml", "--data=shapes.yaml", "--model=model.yaml"]
@@ -43,6 +45,14 @@ def workplace(tmp_path, monkeypatch):
         ([*FILES, *VARY, "--name=a/b"], "'a/b' cannot be a run's name"),
         ([*FILES, *VARY, "--json=nowhere/x.json"], "json is nowhere/x.json"),
         (["--report_only", "--name=x"], "there is no comparison in"),
+        (["--report_only"], "--report_only needs the --name of a comparison"),
+        (
+            [*FILES, *VARY, "--trainer.enable_checkpointing=false"],
+            "trainer.enable_checkpointing is False; a comparison",
+        ),
+        ([*FILES, *VARY, "--trainer.fast_dev_run=true"], "trainer.fast_dev_run is True; a comparison"),
+        ([*FILES, "--vary", "lr=1e-3,0.001"], "lr=1e-3 and lr=0.001 are one and the same"),
+        ([*FILES, "--vary", "pictures.count=1,2"], "count=1 and count=2 are one and the same"),
         ([*FILES], "nothing is varied"),
     ],
 )
@@ -81,6 +91,44 @@ def test_variants_start_from_the_weights_and_logits_of_the_plain_network(workpla
     assert (logits[3, 0] - logits[0, 0]).abs().max() < 1e-4 * logits[0, 0].abs().max()
     assert (logits[0, 1] - logits[0, 0]).abs().max() > 1e-2 * logits[0, 0].abs().max()
     assert not (workplace / "runs").exists()
+
+
+@pytest.mark.parametrize("order", ["0,3", "3,0"])
+def test_a_plan_knows_that_variants_start_alike_in_any_order(workplace, order):
+    plan = make_plan(FILES, [f"deform_layers={order}"], 1, None, "last")
+    assert plan.name == "shapes-deeplabv3-resnet18-deform_layers"
+    assert all(plan.starts_alike(variant) for variant in plan.variants)
+    assert not any(start.offsets_move for start in plan.starts.values())
+    assert len({start.weights for start in plan.starts.values()}) == 1
+    heads = make_plan(FILES, ["architecture=deeplab,deeplabv3"], 1, None, "last")
+    assert len({start.weights for start in heads.starts.values()}) == 2
+
+
+def test_a_plan_knows_the_samples(workplace):
+    def hashed():
+        return make_plan(FILES, VARY[1:], 1, None, "last").data
+
+    before = hashed()
+    assert len(set(before.values())) == 1 and hashed() == before
+    picture = workplace / "set/JPEGImages/val_00001.png"
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert set(hashed().values()).isdisjoint(before.values())
+
+
+def test_a_report_alone_takes_the_plan_that_is_there(workplace, capsys):
+    """What disagrees with it is named, and nothing is to be deleted."""
+    folder = workplace / "runs/compare/tried"
+    keep_plan(folder, make_plan(FILES, VARY[1:], 2, "tried", "last"))
+    for args, message in (
+        (["--name=tried"], "no run of"),
+        (["--name=tried", "--checkpoint=best"], "checkpoint is best, but tried was begun with last"),
+        (["--name=tried", "--seeds=7"], "seeds is 7, but tried was begun with 2"),
+        (["--name=tried", "--model.lr=0.5"], "--model.lr=0.5 has no place beside --report_only"),
+        (["--name=tried", *FILES, *VARY, "--seeds=2", "--model.lr=0.5"], "model.lr is 0.05 there and 0.5 here"),
+        (["--name=tried", *FILES, *VARY, "--seeds=3"], "it has 3 seeds, here there are 2"),
+    ):
+        assert cli.main(["compare", "--report_only", *args]) == cli.EXIT_USER_ERROR
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -127,7 +175,9 @@ def test_a_comparison_survives_ctrl_c_and_a_kill_does_no_run_twice_and_reports(w
         config = yaml.safe_load((folder / record["facts"]["run"] / "config.yaml").read_text())
         assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (int(run[-1]), int(run[-1]))
     text = (folder / "report.md").read_text()
-    assert "| deform_layers=3 |" in text and "start from the same weights" in text
+    assert (
+        "| deform_layers=3 |" in text and "start from the same weights" in text and "All offsets start at zero" in text
+    )
     assert (folder / "report.html").stat().st_size > 10_000
     assert len(json.loads((workplace / "figures.json").read_text())["runs"]) == 4
 
