@@ -45,6 +45,8 @@ def alternate(
 ) -> dict[str, Timing]:
     """Time candidates in turn, after one call each that is not counted.
 
+    Each round begins with the next candidate, so that none always follows the same one.
+
     Args:
         candidates: What to call, by name.
         rounds: How often each is timed, at least 2.
@@ -54,9 +56,11 @@ def alternate(
     measure = _device_seconds if device is not None and device.type == "cuda" else _host_seconds
     for call in candidates.values():
         measure(call)
-    for _ in range(rounds):
-        for name, call in candidates.items():
-            seconds[name].append(measure(call))
+    names = list(candidates)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(measure(candidates[name]))
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 

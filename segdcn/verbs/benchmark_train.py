@@ -21,6 +21,7 @@ from segdcn.verbs.report_file import check_report_file, write_report
 
 PLAIN, OURS, THEIRS = "plain", "deformable", "torchvision's operator"
 CLASSES = 19  # Cityscapes'
+MULTIPLE = 16  # of the size; the output stride
 
 
 def benchmark_train(
@@ -38,7 +39,7 @@ def benchmark_train(
     """Time training steps of one network: plain, deformable, and deformable by torchvision's operator.
 
     A step is forward, cross entropy, backward and SGD, on random pixels, which need not be read. The
-    networks have the same weights, and offsets of some pixels, as trained ones have. They take turns
+    networks have the same weights, and offsets of about two pixels, other ones at each pixel. They take turns
     in one run; the table shows medians, as a multiple of the plain network's too, and the memory that a
     step needs beyond weights, gradients and the optimizer's state. Networks are those of fit's
     settings, in channels-last and float32; torchvision's operator is left out where torchvision is
@@ -67,6 +68,13 @@ def benchmark_train(
             f"rounds is {rounds}, batch {batch}, size {size}, deform_layers {deform_layers} and threads {threads}; "
             "at least 2 rounds, and 1 of the others, are needed"
         )
+    if batch == 1 and architecture != "deeplab":
+        raise UserValueError(
+            f"batch is 1, but {architecture} normalises a single value per image in training; give --batch 2 or more, "
+            "or --architecture deeplab"
+        )
+    if size % MULTIPLE:
+        raise UserValueError(f"size is {size}; give --size a multiple of {MULTIPLE}, which the networks divide it by")
     if json is not None:
         check_report_file(json)
     target = chosen_device(device)
@@ -107,13 +115,13 @@ def benchmark_train(
 
 
 def _network(name: str, settings: dict[str, Any], deform_layers: int) -> SegmentationTask:
-    """Build a network as `fit` does, with offsets as trained ones have."""
+    """Build a network as `fit` does, with offsets of about 2 pixels."""
     torch.manual_seed(0)
     # A rate at which noise does not throw the weights about: torchvision crashes at offsets that are NaN.
     task = SegmentationTask(CLASSES, **settings, deform_layers=0 if name == PLAIN else deform_layers, lr=1e-4)
     for module in task.network.modules():
         if isinstance(module, DeformableConv2d):
-            # About 2 pixels, and others at each pixel: half of the inputs are 0, the others about 1.
+            # Others at each pixel: half of the inputs are 0, the others about 1.
             nn.init.normal_(module.offset_conv.weight, std=2 * (2 / module.offset_conv.weight[0].numel()) ** 0.5)
             if name == THEIRS:
                 module.__class__ = _ByTorchvision

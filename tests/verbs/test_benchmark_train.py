@@ -22,7 +22,7 @@ def test_every_network_is_timed_in_turn(tmp_path, capsys):
 
 
 def test_both_operators_compute_the_same_network():
-    """And not the plain one: the offsets are as large as trained ones."""
+    """And not the plain one: the offsets are large enough to matter."""
     settings = {"architecture": "deeplab", "encoder": "resnet18"}
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     logits = {}
@@ -50,7 +50,8 @@ def test_without_torchvision_the_others_are_timed_and_a_line_says_so(monkeypatch
         ({"deform_layers": 99}, "deform_layers is 99, but this encoder has"),
         ({"encoder": "resnet5"}, "did you mean resnet50"),
         ({"device": "tpu"}, "must be cpu or cuda"),
-        ({"size": 50}, "50x50 .* multiples of 16"),
+        ({"size": 50}, "size is 50; give --size a multiple of 16"),
+        ({"architecture": "deeplabv3plus"}, "batch is 1, .* give --batch 2 or more"),
         ({"json": "nowhere/x.json"}, "must be a file in a folder that exists"),
     ],
 )
