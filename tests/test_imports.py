@@ -60,7 +60,7 @@ ALLOWED = {
     },
     "compare": {
         *("errors", "data", "task", "callbacks", "run", "pictures", "refusals", "timing", "training_process"),
-        "__version__",
+        *("training", "fingerprint", "__version__"),
     },
     "verbs": {
         *("errors", "data", "layers", "losses", "metrics", "models", "offsets", "ops", "pictures", "refusals", "run"),

@@ -35,7 +35,7 @@ def check_installed(*packages: str) -> None:
         MissingLibraryError: Some are missing; the message says how to install them.
     """
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise MissingLibraryError(f"ONNX files need {', '.join(missing)}: pip install 'segdcn[export]'")
+        raise MissingLibraryError(f"ONNX files need {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def write_onnx(network: nn.Module, description: Description, path: Path, *, portable_form: bool) -> None:

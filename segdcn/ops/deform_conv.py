@@ -45,8 +45,9 @@ def deform_conv2d(
 
     Positions, weights and sums are computed in float32 (float64 for float64), whatever the
     input's dtype. Under autocast, input, weight and bias take the autocast dtype while
-    offset and mask stay float32. The result is the same in every run with the same number
-    of threads.
+    offset and mask stay float32. On the CPU result and gradients are the same in every run with
+    the same number of threads. On a GPU (not run yet) atomics add up the input's gradient, in any
+    order, unless `torch.use_deterministic_algorithms(True)` is set.
 
     Differentiable any number of times; from the second derivative on in plain torch, slowly,
     in memory that does not grow with the batch. torch.func's vmap, grad, vjp and jacrev work;

@@ -67,7 +67,9 @@ def field_picture(image: np.ndarray, field: SamplingField, group: int = 0) -> Im
         row, column = divmod(number, 2)
         bottom = total - (row + 1) * tile - 0.78 - row * 0.88
         axes.append(figure.add_axes((0.02 + 0.49 * column, bottom / total, 0.47, tile / total)))
-    figure.text(0.02, 1 - 0.12 / total, field.name, fontsize=13, color=INK, va="top", weight="bold")
+    figure.text(
+        0.02, 1 - 0.12 / total, field.name.removeprefix("encoder."), fontsize=13, color=INK, va="top", weight="bold"
+    )
 
     pale = _pale(image)
     for each in axes:
@@ -112,7 +114,7 @@ def _cells(axes: Axes, field: SamplingField, values: np.ndarray, **drawing: Any)
 
 
 def _heat(axes: Axes, field: SamplingField, values: np.ndarray, colours: str, scale: Normalize) -> Any:
-    return _cells(axes, field, values, cmap=colours, norm=scale, alpha=0.72)
+    return _cells(axes, field, values, cmap=colours, norm=scale, alpha=0.9)
 
 
 def _arrows(axes: Axes, field: SamplingField, mean: np.ndarray) -> None:

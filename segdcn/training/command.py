@@ -31,7 +31,7 @@ from segdcn.training.checkpoint import find_start, settings_to_take
 from segdcn.training.closing import places_of, send_checkpoint, summarise
 from segdcn.training.endings import retold
 from segdcn.training.messages import say
-from segdcn.training.options import VERBS, add_options, add_submission, description
+from segdcn.training.options import VERBS, add_options, add_submission, description, explain_checkpoint
 from segdcn.training.outputs import find_wandb_id, finish_wandb, logged_settings, make_loggers, open_run
 from segdcn.training.preparation import add_to_trainer, balance_classes, tell_data
 from segdcn.training.settings import check_settings, default_name
@@ -96,6 +96,7 @@ class SegmentationCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand != "fit":
             add_submission(parser)
+        explain_checkpoint(parser, subcommand)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

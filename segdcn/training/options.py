@@ -87,6 +87,16 @@ def add_options(parser: LightningArgumentParser) -> None:
         parser.link_arguments(f"data.{name}", f"model.{name}", compute_fn=plain, apply_on="instantiate")
 
 
+def explain_checkpoint(parser: LightningArgumentParser, verb: str) -> None:
+    """Say what `ckpt_path` means here, in place of what Lightning says of its own."""
+    going_on = (
+        "last, which goes on with the newest run of that name, in its folder" if verb == "fit" else "last or best"
+    )
+    whose = "" if verb == "fit" else ", of the newest run of that name"
+    (action,) = (action for action in parser._actions if action.dest == "ckpt_path")
+    action.help = f"Checkpoint: a file, or {going_on}{whose}; {'null trains anew' if verb == 'fit' else 'needed'}."
+
+
 def add_submission(parser: LightningArgumentParser) -> None:
     """Add what only validate and test take."""
     parser.add_argument(

@@ -25,7 +25,7 @@ def sweep(
 
     On Weights & Biases the file is registered and an agent runs its trials; `wandb sweep` and
     `wandb agent` do the same. With --local no server is needed: the trials are drawn by Optuna
-    (pip install 'segdcn[sweep]') and each is an offline W&B run in the sweep's group.
+    (pip install optuna) and each is an offline W&B run in the sweep's group.
 
     A local sweep lives in a folder. The same command goes on with it after a stop or a crash, and
     run again meanwhile, also on another host that sees the folder, it shares the work: on a machine
@@ -81,7 +81,7 @@ def _local(path: Path, count: int | None, folder: Path | None, seed: int, dry_ru
     try:
         import optuna  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError("a local sweep needs Optuna: pip install 'segdcn[sweep]'") from error
+        raise UserError("a local sweep needs Optuna: pip install optuna") from error
     from segdcn.sweep import report
     from segdcn.sweep.progress import Shown
     from segdcn.sweep.study import Study
