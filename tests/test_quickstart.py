@@ -26,4 +26,7 @@ def test_the_quickstart_learns_from_a_bare_clone(tmp_path, seed):
     scores = [float(score) for score in re.findall(r"^mIoU +([\d.]+)", done.stdout, re.MULTILINE)]
     assert len(scores) == 2  # after fit, and of the best checkpoint
     assert scores[1] >= 0.50
-    assert len(list(clone.glob(f"runs/quickstart-{seed}/*/pictures/*_sampling.png"))) == 4
+    shown = {path.name for path in clone.glob(f"runs/quickstart-{seed}/*/pictures/val_*.png")}
+    assert len([name for name in shown if name.endswith("_sampling.png")]) == 4
+    named = set(re.findall(r"`pictures/(val_\d+\w*\.png)`", (ROOT / "docs/first_pictures.md").read_text()))
+    assert len(named) == 2 and named <= shown  # every run shows the same ones

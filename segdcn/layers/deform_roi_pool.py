@@ -61,6 +61,9 @@ class DeformableRoIPool(nn.Module):
     Shape:
         input (B, C, H, W), boxes (R, 5) or one (n, 4) per image -> (R, C, output height, output width).
 
+    Raises:
+        UserValueError: A number is out of its range, or boxes or input have another shape.
+
     Source: Dai et al. 2017, section 2.2; mmcv's DeformRoIPoolPack.
     """
 
@@ -137,7 +140,21 @@ class ModulatedDeformableRoIPool(DeformableRoIPool):
         mask     = 2 * sigmoid(mask_fc(pooled))                in (0, 2)
         output   = mask * deform_roi_pool(input, rois, offset)
 
-    A fresh layer is plain pooling. Arguments and shapes are DeformableRoIPool's.
+    A fresh layer is plain pooling.
+
+    Args:
+        channels: As DeformableRoIPool takes it.
+        output_size: Likewise.
+        spatial_scale: Likewise.
+        sampling_ratio: Likewise.
+        gamma: Likewise.
+        hidden: Likewise, for the layers of offsets and for those of factors.
+
+    Shape:
+        input (B, C, H, W), boxes (R, 5) or one (n, 4) per image -> (R, C, output height, output width).
+
+    Raises:
+        UserValueError: A number is out of its range, or boxes or input have another shape.
 
     Source: Zhu et al. 2018, eq. 2. The factor 2, with which a fresh layer is plain pooling rather
     than half of it, is not in the paper.
@@ -269,6 +286,9 @@ class MultiScaleDeformableRoIPool(nn.Module):
         featmap_names: The pyramid's levels to read; names that it does not have are passed over.
         canonical_scale: Size of a box, in pixels, that reads the canonical level.
         canonical_level: That level; level n has stride 2**n.
+
+    Raises:
+        UserValueError: The layer is of another class, or the pyramid has none of the levels.
 
     Source: Lin et al. 2017, eq. 1.
     """
