@@ -67,7 +67,7 @@ class SegmentationData(pl.LightningDataModule):
     give whole images in their original size and order.
 
     Args:
-        root: Folder of the data set; each subclass says which.
+        root: Folder of the data set, as the head of its YAML in configs/data says.
         batch_size: Images per training step.
         eval_batch_size: Images per validation or test step. Images of different size are
             padded to the largest in their batch; with 1 no image's numbers depend on its

@@ -79,7 +79,7 @@ def add_options(parser: LightningArgumentParser) -> None:
         "--early_stopping",
         type=EarlyStop | None,
         default=None,
-        help="When to stop before the end, such as {monitor: val/mIoU, patience: 10}; null: never.",
+        help="When to stop before the end, such as {monitor: val/mIoU, patience: 10, min_delta: 0.001}; null: never.",
     )
     for group, callback in CALLBACKS.items():
         parser.add_lightning_class_args(callback, group)
