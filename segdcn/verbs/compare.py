@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from segdcn.errors import Stopped, UserError, UserValueError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from segdcn.compare.record import Record
     from segdcn.compare.tables import Table as Content
 
+WIDEST = 1000  # characters that a line of a table may take in a file
 SEEDS: int = 3
 CHECKPOINT: Literal["last", "best"] = "last"
 
@@ -170,9 +172,9 @@ def _report(
     if missing:
         console.print(f"segdcn: the report has no example pictures: {missing}", markup=False)
     scores = tables.Scores(plan, records)
-    console.print(_table("mIoU in %", tables.miou_table(scores)))
+    _show("mIoU in %", tables.miou_table(scores), console)
     if (differences := tables.difference_table(scores)).rows:
-        console.print(_table("paired differences", differences))
+        _show("paired differences", differences, console)
     for what, path in written.items():
         console.print(f"{what:<8}  {path}", markup=False)
     for run, reason in failed.items():
@@ -206,12 +208,23 @@ def _write(
     return pages.write(folder, f"Comparison: {plan.name}", sections), missing
 
 
-def _table(title: str, content: "Content") -> Table:
+def _show(title: str, content: "Content", console: Console) -> None:
+    """Print a table whole, or without its seeds where the terminal is too narrow for them."""
+    table = _table(title, content, len(content.head))
+    wide = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    if not console.is_terminal:
+        console.width = max(console.width, wide)
+    elif wide > console.width:
+        table = _table(title, content, sum(not heading.startswith("seed ") for heading in content.head))
+    console.print(table)
+
+
+def _table(title: str, content: "Content", columns: int) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD)
-    for number, heading in enumerate(content.head):
+    for number, heading in enumerate(content.head[:columns]):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in content.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, row[:columns]))
     return table
 
 

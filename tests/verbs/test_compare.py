@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from segdcn import cli
 from segdcn.compare.making import make_plan
 from segdcn.compare.plan import keep_plan
+from segdcn.compare.tables import Table
+from segdcn.verbs import compare as verb
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["--config=base.yaml", "--data=shapes.yaml", "--model=model.yaml"]
@@ -129,6 +133,18 @@ def test_a_report_alone_takes_the_plan_that_is_there(workplace, capsys):
     ):
         assert cli.main(["compare", "--report_only", *args]) == cli.EXIT_USER_ERROR
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal, seeds", [(False, 5), (True, 0)])
+def test_a_table_is_never_cut_off(terminal, seeds):
+    """In a file it takes the width it needs; a narrow terminal gets it without its seeds."""
+    head = ["minus deform_layers=0", "mean ± standard error", "95 % interval", *(f"seed {seed}" for seed in range(5))]
+    content = Table(head, [["deform_layers=3", "+0.50 ± 0.25", "-0.19 to +1.19", *["+1.00"] * 5]])
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system=None)
+    verb._show("differences", content, console)
+    printed = console.file.getvalue()
+    assert "-0.19 to +1.19" in printed and "…" not in printed
+    assert printed.count("+1.00") == seeds
 
 
 @pytest.mark.slow
