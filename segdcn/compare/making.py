@@ -70,8 +70,8 @@ def samples_fingerprint(data: SegmentationData) -> str:
 
 
 def _check_trainer(settings: Mapping[str, Any]) -> None:
-    for key, wrong in (("fast_dev_run", (False, 0, None)), ("enable_checkpointing", (True, None))):
-        if settings.get(key) not in wrong:
+    for key, whole in (("fast_dev_run", (False, 0, None)), ("enable_checkpointing", (True, None))):
+        if settings.get(key) not in whole:
             raise UserValueError(
                 f"trainer.{key} is {settings[key]}; a comparison needs whole runs and their checkpoints"
             )
