@@ -42,11 +42,7 @@ class Variant:
 
     def flags(self) -> list[str]:
         """Give the flags of `segdcn fit`."""
-        texts = {
-            key: value if isinstance(value, str) else json.dumps(value, default=str)
-            for key, value in self.values.items()
-        }
-        return [f"--{key}={text}" for key, text in texts.items()]
+        return [f"--{key}={_text(value)}" for key, value in self.values.items()]
 
 
 def variants(vary: Sequence[str]) -> list[Variant]:
@@ -114,8 +110,11 @@ def _full_key(key: str) -> str:
 
 def _word(value: Any) -> str:
     """Write a value so that it can stand in the name of a folder."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return re.sub(r"[^A-Za-z0-9._+=]+", "-", text).strip("-") or "-"
+    return re.sub(r"[^A-Za-z0-9._+=]+", "-", _text(value)).strip("-") or "-"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def check_fit_arguments(args: Sequence[str]) -> None:
